@@ -1,0 +1,63 @@
+# Every command of the project. Each sets up what it needs; a second run installs nothing twice.
+#   make demo [ONCE=1] [IMAGES=dir]   start everything on this machine and pre-label
+#   make test [ONLY=path]             every test, real Redis, Label Studio and browser included
+#   make lint                         format, rules, types, walls
+#   make setup                        only the environments
+# VENV=path puts the environment elsewhere; Label Studio's and the torch-free one stand beside it.
+PYTHON ?= python3
+VENV ?= .venv
+LABEL_STUDIO_VENV = $(VENV)-label-studio
+BACKEND_VENV = $(VENV)-backend
+PIP = -m pip --disable-pip-version-check install --quiet --progress-bar off
+PINS = -c requirements/constraints.txt
+
+export LABEL_STUDIO_COMMAND = $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
+export BACKEND_PYTHON = $(abspath $(BACKEND_VENV)/bin/python)
+
+.DEFAULT_GOAL = help
+.PHONY: help setup demo test lint browser
+
+help:
+	@sed -n '1,/^$$/s/^#   //p' Makefile
+
+setup: $(VENV)/.ready $(LABEL_STUDIO_VENV)/.ready
+
+demo: setup
+	$(VENV)/bin/rsrefseg-backend demo $(if $(ONCE),--once) $(if $(IMAGES),--images '$(IMAGES)')
+
+test: setup $(BACKEND_VENV)/.ready browser
+	$(VENV)/bin/python -m pytest $(ONLY)
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+# Installs Debian's chromium where nobody has to be asked; elsewhere the browser tests say what is missing and skip.
+browser:
+	@command -v chromium >/dev/null || { [ -n "$(CI)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || \
+		echo 'chromium is not installed: the browser tests will skip (apt install chromium)'
+
+define environment
+	@echo 'setting up $(1) (once) ...'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Python 3.11 or newer is needed; PYTHON=path names another one'; exit 1; }
+	@$(PYTHON) -m venv $(1) || { echo 'the venv module is missing: apt install python3-venv'; exit 1; }
+endef
+
+$(VENV)/.ready: pyproject.toml requirements/constraints.txt
+	$(call environment,$(VENV))
+	$(VENV)/bin/python $(PIP) $(PINS) -e '.[worker,dev]'
+	@touch $@
+
+$(BACKEND_VENV)/.ready: pyproject.toml requirements/constraints.txt
+	$(call environment,$(BACKEND_VENV))
+	$(BACKEND_VENV)/bin/python $(PIP) $(PINS) -e .
+	@touch $@
+
+# Label Studio pins older redis, rq and numpy, so it lives apart. Its database is laid out once, here.
+$(LABEL_STUDIO_VENV)/.ready: requirements/label-studio.txt
+	$(call environment,$(LABEL_STUDIO_VENV))
+	$(LABEL_STUDIO_VENV)/bin/python $(PIP) -r requirements/label-studio.txt
+	@touch $@

@@ -1,0 +1,232 @@
+"""The command `rsrefseg`: segment, draw scenes, train, evaluate."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rsrefseg.predictor import Predictor
+
+HELD_OUT_SEED = 1_000_000_000
+"""Drawn scenes from this seed on are never trained on."""
+
+
+class _Group(click.Group):
+    """Turn what the package refuses into one sentence and an exit code, never a stack trace."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from rsrefseg.errors import RSRefSegError
+
+        try:
+            return super().invoke(ctx)
+        except RSRefSegError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        click.option("--checkpoint", type=click.Path(path_type=Path), help="A checkpoint folder instead of a preset."),
+        click.option("--preset", default="tiny", show_default=True, help="Weights that come with the package."),
+    ):
+        command = option(command)
+    return command
+
+
+def _predictor(preset: str, checkpoint: Path | None, device: str) -> Predictor:
+    from rsrefseg import Predictor
+
+    return Predictor.from_checkpoint(checkpoint, device) if checkpoint else Predictor.from_preset(preset, device)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rsrefseg")
+def main() -> None:
+    """Masks of overhead images from words."""
+
+
+@main.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("expressions", nargs=-1, required=True, metavar="EXPRESSION...")
+@_model_options
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write masks and an overlay here.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def segment(
+    image: Path,
+    expressions: tuple[str, ...],
+    preset: str,
+    checkpoint: Path | None,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Find what each EXPRESSION refers to in IMAGE."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rsrefseg.pictures import overlay, read_image, write_image
+
+    pixels = read_image(image)
+    found = _predictor(preset, checkpoint, device).segment(pixels, expressions)
+    rows: list[dict[str, Any]] = []
+    for number, one in enumerate(found):
+        row: dict[str, Any] = {
+            "expression": one.expression,
+            "score": round(one.score, 4),
+            "predicted_iou": round(one.predicted_iou, 4),
+            "covered_percent": round(100 * float(one.mask.mean()), 3),
+        }
+        if out:
+            row["mask"] = str(write_image(out / f"{image.stem}-{number}.png", one.mask))
+        rows.append(row)
+    drawn = (
+        write_image(out / f"{image.stem}-overlay.png", overlay(pixels, [one.mask for one in found])) if out else None
+    )
+    if as_json:
+        click.echo(json.dumps({"image": str(image), "found": rows, "overlay": str(drawn) if drawn else None}))
+        return
+    table = Table("expression", "score", "covered %", *(["mask"] if out else []))
+    for row in rows:
+        cells = [row["expression"], f"{row['score']:.2f}", f"{row['covered_percent']:.2f}"]
+        table.add_row(*cells, *([row["mask"]] if out else []))
+    Console().print(table)
+    if drawn:
+        click.echo(f"overlay: {drawn}")
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write.")
+@click.option("--count", type=click.IntRange(1, 100_000), default=12, show_default=True)
+@click.option("--size", type=click.IntRange(128, 4096), default=512, show_default=True, help="Side in pixels.")
+@click.option("--seed", type=click.IntRange(0), default=HELD_OUT_SEED, show_default=True, help="Of the first scene.")
+def scenes(out: Path, count: int, size: int, seed: int) -> None:
+    """Draw overhead scenes: images, one expression for each in expressions.csv, and its true mask."""
+    from rsrefseg.samples import write_samples
+
+    click.echo(f"{write_samples(out, count, size, seed)} scenes in {out}")
+
+
+@main.command()
+@click.option("--preset", default="tiny", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
+@click.option(
+    "--scenes", "scene_count", type=click.IntRange(1), default=3000, show_default=True, help="Scenes to draw."
+)
+@click.option(
+    "--instances", type=click.Path(path_type=Path), help="Folder with train.json, dev.json and images/ (COCO)."
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--pace", type=click.FloatRange(0.001), default=1.0, show_default=True, help="Share of the recipe's steps."
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+def train(
+    preset: str,
+    out: Path,
+    scene_count: int,
+    instances: Path | None,
+    resume: bool,
+    seed: int,
+    pace: float,
+    threads: int | None,
+) -> None:
+    """Train a preset on drawn scenes, and on real images with instance masks where they are given."""
+    import torch
+
+    from rsrefseg.datasets import DrawnScenes, read_coco_instances
+    from rsrefseg.presets import preset_named
+    from rsrefseg.train import Recipe
+    from rsrefseg.train import train as run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    _show_extra()
+    if threads:
+        torch.set_num_threads(threads)
+    model = preset_named(preset)
+    recipe = replace(Recipe(), seed=seed)
+    recipe = replace(recipe, phases=tuple(replace(p, steps=max(1, round(p.steps * pace))) for p in recipe.phases))
+    size = model.image_size
+    drawn = DrawnScenes(out / "scenes", 0, scene_count, size)
+    held_out: dict[str, Any] = {"scenes": DrawnScenes(out / "held-out", HELD_OUT_SEED, min(100, scene_count), size)}
+    sources: list[tuple[Any, float]] = [(drawn, 1.0)]
+    if instances:
+        sources = [(drawn, 0.6), ([one.resized(size) for one in read_coco_instances(instances, "train")], 0.4)]
+        held_out["instances"] = [one.resized(size) for one in read_coco_instances(instances, "dev")]
+    for name, result in run(model, recipe, sources, held_out, out, resume=resume).items():
+        click.echo(f"{name}: {json.dumps(result.rounded())}")
+    click.echo(f"checkpoint: {out / 'checkpoint'}")
+
+
+@main.command()
+@click.option("--dataset", type=click.Choice(["scenes", "coco"]), required=True)
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of a dataset on disk.")
+@click.option("--split", default="dev", show_default=True)
+@click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="Scenes to draw.")
+@_model_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def evaluate(
+    dataset: str,
+    root: Path | None,
+    split: str,
+    count: int,
+    preset: str,
+    checkpoint: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Score a model with expressions that the grammar writes for held-out images."""
+    from rsrefseg.evaluate import evaluate as score
+
+    result = score(_predictor(preset, checkpoint, device), _labelled(dataset, root, split, count))
+    figures = {**result.overall.as_dict(), "images_per_s": result.images_per_s}
+    if as_json:
+        click.echo(json.dumps({**figures, "mIoU_by_kind": {kind: s.mIoU for kind, s in result.by_kind.items()}}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("expressions", "n", "mIoU", "oIoU", "P@0.5")
+    for name, scores in [*result.by_kind.items(), ("all", result.overall)]:
+        table.add_row(
+            name, str(scores.n), f"{scores.mIoU:.1f}", f"{scores.oIoU:.1f}", f"{scores.precision['P@0.5']:.1f}"
+        )
+    Console().print(table)
+
+
+def _labelled(dataset: str, root: Path | None, split: str, count: int) -> Any:
+    if dataset == "scenes":
+        from rsrefseg.datasets import LabelledImage
+        from rsrefseg.expressions import SYNONYMS
+        from rsrefseg.scenes import draw_scene
+
+        drawn = (draw_scene(HELD_OUT_SEED + i) for i in range(count))
+        return (LabelledImage.of(scene.image, scene.things, tuple(SYNONYMS)) for scene in drawn)
+    if root is None:
+        raise click.UsageError("--dataset coco needs --root DIR")
+    from rsrefseg.datasets import read_coco_instances
+
+    return read_coco_instances(root, split)
+
+
+def _show_extra() -> None:
+    """Put the fields of our log lines behind their phrase; the model's room knows no log library."""
+    plain = set(vars(logging.makeLogRecord({})))
+
+    def fields(record: logging.LogRecord) -> bool:
+        extra = {key: value for key, value in vars(record).items() if key not in plain}
+        if extra and not hasattr(record, "shown"):
+            record.msg = f"{record.msg} {json.dumps(extra, default=str)}"
+            record.shown = True
+        return True
+
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(fields)

@@ -1,0 +1,159 @@
+"""Labelled images to training batches: cut, turn, recolour, then say what is true of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsrefseg.datasets.labelled import LabelledImage
+from rsrefseg.expressions import Grammar, Referral, Thing
+
+
+class Batch(NamedTuple):
+    """b images with n expressions about them."""
+
+    images: Tensor
+    """(b, 3, s, s) float in [0, 1]."""
+    token_ids: list[Tensor]
+    """n tensors (t_i,) int64."""
+    image_index: Tensor
+    """(n,) int64."""
+    gt_masks: Tensor
+    """(n, s, s) float, 0 or 1."""
+    counted: Tensor
+    """(n, s, s) float, 0 where a cut-off object makes the truth unknown."""
+
+
+def _cut(
+    scene: LabelledImage, size: int, zoom: tuple[float, float], rng: np.random.Generator
+) -> tuple[LabelledImage, np.ndarray]:
+    # A square of `zoom` times the side, resized, flipped and turned; and how much of each object is left in it.
+    side = scene.image.shape[0]
+    part = round(side * rng.uniform(*zoom))
+    x, y = rng.integers(0, side - part + 1, size=2)
+    image, ids = scene.image[y : y + part, x : x + part], scene.ids[y : y + part, x : x + part]
+    objects = len(scene.categories) + 1
+    shown = np.bincount(ids.ravel(), minlength=objects) / np.maximum(
+        1, np.bincount(scene.ids.ravel(), minlength=objects)
+    )
+    cut = replace(scene, image=image, ids=ids).resized(size)
+    turns, step = int(rng.integers(4)), 1 if rng.random() < 0.5 else -1
+    image, ids = np.rot90(cut.image, turns)[:, ::step], np.rot90(cut.ids, turns)[:, ::step]
+    return replace(cut, image=np.ascontiguousarray(image), ids=np.ascontiguousarray(ids)), shown
+
+
+def _recoloured(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    # Light, contrast, tint and sharpness change mildly enough that a red roof stays red.
+    x: np.ndarray = image.astype(np.float32) / 255
+    x = x ** rng.uniform(0.75, 1.35)
+    x = (x - 0.5) * rng.uniform(0.75, 1.25) + 0.5 + rng.uniform(-0.1, 0.1)
+    x = x * rng.uniform(0.92, 1.08, size=3).astype(np.float32)
+    if rng.random() < 0.15:
+        x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.2))
+    if rng.random() < 0.3:
+        x = x + rng.normal(0, rng.uniform(0.005, 0.03), size=x.shape).astype(np.float32)
+    return np.clip(x, 0, 1)
+
+
+class ReferringBatches:
+    """An endless stream of batches from several sources.
+
+    Args:
+        sources: Labelled square images, and the share of each source in a batch.
+        tokenizer: Words to ids.
+        seed: Of every choice; the same seed gives the same stream.
+        images_per_batch: b.
+        expressions_per_image: Most expressions about one image.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[Sequence[LabelledImage], float]],
+        tokenizer: Callable[[str], Tensor],
+        seed: int,
+        images_per_batch: int,
+        expressions_per_image: int,
+    ) -> None:
+        self._sources = sources
+        self._tokenizer = tokenizer
+        self._seed = seed
+        self._b = images_per_batch
+        self._k = expressions_per_image
+
+    def stream(self, first_step: int, size: int, zoom: tuple[float, float]) -> Iterator[Batch]:
+        """Yield batches from a step on, so that a resumed run sees what the unbroken one would have seen.
+
+        Args:
+            first_step: Number of the first batch.
+            size: Side s of the images, in pixels.
+            zoom: Smallest and largest share of a side to cut out.
+
+        Yields:
+            One batch a step.
+        """
+        step = first_step
+        while True:
+            yield self._batch(np.random.default_rng((self._seed, step)), size, zoom)
+            step += 1
+
+    def _batch(self, rng: np.random.Generator, size: int, zoom: tuple[float, float]) -> Batch:
+        shares = np.array([share for _, share in self._sources])
+        images: list[np.ndarray] = []
+        token_ids: list[Tensor] = []
+        index: list[int] = []
+        gt_masks: list[np.ndarray] = []
+        counted: list[np.ndarray] = []
+        while len(images) < self._b:
+            source = self._sources[int(rng.choice(len(shares), p=shares / shares.sum()))][0]
+            scene = source[int(rng.integers(len(source)))]
+            cut, shown = _cut(scene, size, zoom, rng)
+            things, unknown = self._visible(cut, shown)
+            referrals = Grammar(things, rng, scene.vocabulary).referrals(self._k)
+            for referral in referrals:
+                token_ids.append(self._tokenizer(self._roughened(referral, rng)))
+                index.append(len(images))
+                gt_masks.append(_union(things, referral, unknown.shape))
+                counted.append(~unknown)
+            images.append(_recoloured(cut.image, rng))
+        return Batch(
+            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+            token_ids,
+            torch.tensor(index),
+            torch.from_numpy(np.stack(gt_masks)).float(),
+            torch.from_numpy(np.stack(counted)).float(),
+        )
+
+    @staticmethod
+    def _visible(cut: LabelledImage, shown: np.ndarray) -> tuple[list[Thing], np.ndarray]:
+        # Objects that the cut still shows, apart from remnants nobody should be asked about.
+        things, unknown = [], np.zeros(cut.ids.shape, bool)
+        pixels = np.bincount(cut.ids.ravel(), minlength=len(shown))
+        for number in np.flatnonzero(pixels[1:]) + 1:
+            mask = cut.ids == number
+            if pixels[number] >= 24 and shown[number] >= 0.25:
+                things.append(Thing(cut.categories[number - 1], mask, cut.colours[number - 1]))
+            else:
+                unknown |= mask
+        return things, unknown
+
+    @staticmethod
+    def _roughened(referral: Referral, rng: np.random.Generator) -> str:
+        words = referral.expression
+        if rng.random() < 0.1:
+            words = words.removeprefix("the ")
+        if rng.random() < 0.1:
+            words = words.capitalize() + rng.choice(["", "."])
+        return words
+
+
+def _union(things: Sequence[Thing], referral: Referral, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    for index in referral.indices:
+        mask |= things[index].mask
+    return mask

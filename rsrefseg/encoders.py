@@ -1,0 +1,207 @@
+"""Image and text towers: what turns pixels and words into the features that the prompter compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from open_clip.transformer import TextTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from rsrefseg.position import fourier_position
+from rsrefseg.presets import Preset
+
+
+class ImageFeatures(NamedTuple):
+    """What is kept of b images; it does not depend on any expression."""
+
+    sam: Tensor
+    """(b, d, S/16, S/16): what SAM's mask decoder draws on."""
+    clip: Tensor
+    """(b, c, g, g): what words are compared with."""
+
+
+class TextFeatures(NamedTuple):
+    """What is kept of n expressions, padded to the longest."""
+
+    tokens: Tensor
+    """(n, t, c)."""
+    pooled: Tensor
+    """(n, c), taken at each expression's own end token."""
+    valid: Tensor
+    """(n, t) bool, false on the padding."""
+
+
+def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+    )
+
+
+class _Residual(nn.Module):
+    """Two 3 x 3 convolutions around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(norm.weight)  # starts as the identity, which trains faster
+        self.first = _conv(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.second(self.first(x)))
+
+
+class SharedImageEncoder(nn.Module):
+    """One small convolutional trunk for both image paths, for models that train from little data.
+
+    The finest maps reach SAM's decoder by folding space into channels, since it draws at four times its embedding's
+    resolution and has no other way to see edges.
+
+    Args:
+        preset: Channels and blocks at each stride.
+    """
+
+    mean: Tensor
+    std: Tensor
+    frequencies: Tensor
+    context_frequencies: Tensor
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        c4, c8, c16, c32 = preset.trunk_channels
+        n4, n8, n16, n32 = preset.trunk_blocks
+        self.stem = nn.Sequential(_conv(3, c4 // 2, stride=2), _conv(c4 // 2, c4, stride=2))
+        self.stage4 = nn.Sequential(*(_Residual(c4) for _ in range(n4)))
+        self.stage8 = nn.Sequential(_conv(c4, c8, stride=2), *(_Residual(c8) for _ in range(n8)))
+        self.stage16 = nn.Sequential(_conv(c8, c16, stride=2), *(_Residual(c16) for _ in range(n16)))
+        self.stage32 = nn.Sequential(_conv(c16, c32, stride=2), *(_Residual(c32) for _ in range(n32)))
+        self.context = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(
+                c32, nhead=4, dim_feedforward=2 * c32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            ),
+            num_layers=2,
+            enable_nested_tensor=False,
+        )
+        self.merge = _conv(c16 + c32, c32)
+        self.to_clip = nn.Sequential(_conv(c32, c32), nn.Conv2d(c32, preset.clip_dim, 1))
+        self.place = nn.Conv2d(preset.clip_dim, preset.clip_dim, 1, bias=False)
+        d = preset.decoder_dim
+        self.neck = nn.Sequential(
+            nn.Conv2d(16 * c4 + 4 * c8 + c32, d, 1, bias=False),
+            LayerNorm2d(d),
+            nn.Conv2d(d, d, 3, padding=1, bias=False),
+            LayerNorm2d(d),
+        )
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+        self.register_buffer("frequencies", torch.randn(2, preset.clip_dim // 2))
+        self.register_buffer("context_frequencies", torch.randn(2, c32 // 2))
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        """Encode images.
+
+        Args:
+            images: (b, 3, S, S) float in [0, 1], S a multiple of 32.
+
+        Returns:
+            Features for words and for masks, both at stride 16.
+        """
+        x = (images - self.mean) / self.std
+        x4 = self.stage4(self.stem(x))  # (b, c4, S/4, S/4)
+        x8 = self.stage8(x4)  # (b, c8, S/8, S/8)
+        x16 = self.stage16(x8)  # (b, c16, S/16, S/16)
+        x32 = self.stage32(x16)  # (b, c32, S/32, S/32)
+        b, c, h, w = x32.shape
+        x32 = x32 + fourier_position(self.context_frequencies, (h, w)).to(x32.dtype)
+        x32 = self.context(x32.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(b, c, h, w)
+        x32 = functional.interpolate(x32, scale_factor=2, mode="bilinear", align_corners=False)
+        merged = self.merge(torch.cat([x16, x32.to(x16.dtype)], dim=1))  # (b, c32, S/16, S/16)
+        place = fourier_position(self.frequencies, (merged.shape[2], merged.shape[3]))
+        clip = self.to_clip(merged) + self.place(place.to(merged.dtype))  # (b, c, S/16, S/16)
+        folded = [functional.pixel_unshuffle(x4, 4), functional.pixel_unshuffle(x8, 2), merged]
+        return ImageFeatures(sam=self.neck(torch.cat(folded, dim=1)), clip=clip)
+
+
+class FactorisedEmbedding(nn.Module):
+    """A large vocabulary through a narrow table: most of CLIP's 49,408 pieces never occur.
+
+    Rows start at zero, so that a piece never seen in training says nothing rather than noise.
+
+    Args:
+        vocab_size: Rows.
+        rank: Width of the table.
+        width: Width of what comes out.
+    """
+
+    def __init__(self, vocab_size: int, rank: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, rank)
+        self.widen = nn.Linear(rank, width, bias=False)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Look tokens up.
+
+        Args:
+            token_ids: Any shape, int64.
+
+        Returns:
+            The same shape with `width` added.
+        """
+        embedded: Tensor = self.widen(self.table(token_ids))
+        return embedded
+
+
+class TextEncoder(nn.Module):
+    """open_clip's text tower, batched exactly: padding is masked, and pooling is at the last real token.
+
+    Args:
+        preset: Width, layers, heads and positions.
+        vocab_size: Ids of the tokenizer.
+    """
+
+    def __init__(self, preset: Preset, vocab_size: int) -> None:
+        super().__init__()
+        self.heads = preset.text_heads
+        self.tower = TextTransformer(
+            context_length=preset.text_positions,
+            vocab_size=vocab_size,
+            width=preset.text_width,
+            heads=preset.text_heads,
+            layers=preset.text_layers,
+            output_dim=preset.clip_dim,
+            no_causal_mask=True,
+            pool_type="none",
+            proj_bias=True,
+        )
+        if preset.text_embedding_rank:
+            self.tower.token_embedding = FactorisedEmbedding(vocab_size, preset.text_embedding_rank, preset.text_width)
+        # Words are compared in the space of the projection; a tower as wide as that space needs no second one.
+        self.token_projection = (
+            nn.Identity() if preset.text_width == preset.clip_dim else nn.Linear(preset.text_width, preset.clip_dim)
+        )
+
+    def forward(self, token_ids: Sequence[Tensor]) -> TextFeatures:
+        """Encode expressions.
+
+        Args:
+            token_ids: n tensors (t_i,) int64, unpadded, end token included.
+
+        Returns:
+            Features padded to the longest, equal to encoding each alone.
+        """
+        lengths = torch.tensor([len(ids) for ids in token_ids], device=token_ids[0].device)
+        ids = pad_sequence(list(token_ids), batch_first=True)  # (n, t)
+        n, t = ids.shape
+        valid = torch.arange(t, device=ids.device)[None] < lengths[:, None]  # (n, t)
+        x = self.tower.token_embedding(ids) + self.tower.positional_embedding[:t]  # (n, t, width)
+        blocked = torch.zeros(n, t, t, dtype=x.dtype, device=x.device)
+        blocked = blocked.masked_fill(~valid[:, None, :], float("-inf")).repeat_interleave(self.heads, dim=0)
+        x = self.tower.ln_final(self.tower.transformer(x, attn_mask=blocked))  # (n, t, width)
+        last = x[torch.arange(n, device=x.device), lengths - 1]  # (n, width)
+        return TextFeatures(tokens=self.token_projection(x), pooled=self.tower.text_projection(last), valid=valid)

@@ -1,0 +1,35 @@
+"""What can go wrong in the model's room, and whose move it is.
+
+RSRefSegError
+├── BadRequest          the asker's: another image, another expression
+│   └── BadImage
+└── Broken              ours: a checkpoint that does not fit its own description
+    ├── UnknownPreset
+    └── BadCheckpoint
+"""
+
+from __future__ import annotations
+
+
+class RSRefSegError(Exception):
+    """Anything this package refuses to do."""
+
+
+class BadRequest(RSRefSegError):
+    """The asker can mend it: the sentence says how."""
+
+
+class BadImage(BadRequest):
+    """The array or file is not an image that can be read."""
+
+
+class Broken(RSRefSegError):
+    """The installation or the checkpoint has to be mended."""
+
+
+class UnknownPreset(Broken):
+    """No preset has that name, or its weights are not here."""
+
+
+class BadCheckpoint(Broken):
+    """The folder is not a checkpoint, or does not fit the preset it names."""

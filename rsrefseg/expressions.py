@@ -1,0 +1,297 @@
+"""What an image holds, and the grammar of expressions that name parts of it.
+
+The grammar writes only what is true of the masks it is given: an extreme needs a clear margin, a colour or a size must
+single its object out, a relation must have one nearest partner. So it stays true after any flip, turn
+or crop, as long as it is asked after them.
+
+    expression  = plain | position | plural | colour | size | relation | absent
+    plain       = "the airplane", "the only airplane"                       one object of its class
+    position    = "the airplane on the far left", "the top right ship"      several of its class, one clear extreme
+    plural      = "all ships", "the ships on the left"                      every object, or every one in a half
+    colour      = "the red vehicle", "all white vehicles"                   a colour that only these have
+    size        = "the largest storage tank", "the smallest building"       a clear largest or smallest
+    relation    = "the airplane nearest the building"                       a clear nearest to an only one
+    absent      = a class that is not there                                 nothing to find
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "airplane": ("airplane", "plane", "aircraft", "aeroplane"),
+    "ship": ("ship", "boat", "vessel"),
+    "storage tank": ("storage tank", "tank", "oil tank"),
+    "baseball diamond": ("baseball diamond", "baseball field"),
+    "tennis court": ("tennis court",),
+    "basketball court": ("basketball court",),
+    "ground track field": ("ground track field", "running track", "athletics track"),
+    "harbor": ("harbor", "harbour", "pier", "dock"),
+    "bridge": ("bridge",),
+    "vehicle": ("vehicle", "car"),
+    "building": ("building", "house"),
+    "road": ("road", "street"),
+    "field": ("field", "crop field"),
+    "lake": ("lake", "pond"),
+    "river": ("river",),
+    "swimming pool": ("swimming pool", "pool"),
+}
+"""Words for each class; the first is its name and is used most."""
+
+_PLURALS = {"aircraft": "aircraft"}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object in an image: what an expression can talk about."""
+
+    category: str
+    """Its class in plain words and singular: "storage tank"."""
+    mask: np.ndarray
+    """(h, w) bool, the visible pixels only."""
+    colour: str | None = None
+    """A plain colour word where the object has one colour, else None."""
+
+
+@dataclass(frozen=True)
+class Referral:
+    """An expression and the things it refers to."""
+
+    expression: str
+    indices: tuple[int, ...]
+    """Which things, by position in the sequence given; empty where nothing fits the words."""
+    kind: str
+    """The rule of the grammar."""
+
+
+@dataclass(frozen=True)
+class _Shape:
+    x: float
+    """Centre in [0, 1], from the left."""
+    y: float
+    """Centre in [0, 1], from the top."""
+    area: int
+
+
+def plural(noun: str) -> str:
+    """Form the plural of a class word.
+
+    Args:
+        noun: Singular, plain English.
+
+    Returns:
+        Its plural.
+
+    >>> plural("storage tank"), plural("aircraft"), plural("bridge")
+    ('storage tanks', 'aircraft', 'bridges')
+    """
+    return _PLURALS.get(noun, noun + "s")
+
+
+def _shape(mask: np.ndarray) -> _Shape:
+    rows, columns = np.nonzero(mask)
+    h, w = mask.shape
+    return _Shape(x=float(columns.mean() + 0.5) / w, y=float(rows.mean() + 0.5) / h, area=len(rows))
+
+
+class Grammar:
+    """Every expression that is true of one image's things.
+
+    Args:
+        things: What the image holds; masks of one size.
+        rng: Chooses words and order.
+        vocabulary: Classes that were looked for in the image; only these can be called absent.
+    """
+
+    MARGIN = 0.06
+    """How far an extreme must stand clear of the next, as a share of the image's side."""
+
+    def __init__(
+        self, things: Sequence[Thing], rng: np.random.Generator, vocabulary: Sequence[str] = tuple(SYNONYMS)
+    ) -> None:
+        self._things = things
+        self._vocabulary = vocabulary
+        self._rng = rng
+        self._shapes = [_shape(thing.mask) for thing in things]
+        self._members: dict[str, list[int]] = defaultdict(list)
+        for index, thing in enumerate(things):
+            self._members[thing.category].append(index)
+
+    def referrals(self, count: int, absent_share: float = 0.08) -> list[Referral]:
+        """Choose expressions, each kind as likely as the next where it applies.
+
+        Args:
+            count: At most so many.
+            absent_share: Probability that one names a class that is not there.
+
+        Returns:
+            Different expressions, fewer than `count` where the image has no more to say.
+        """
+        by_kind: dict[str, list[Referral]] = defaultdict(list)
+        for referral in self.all():
+            by_kind[referral.kind].append(referral)
+        chosen: list[Referral] = []
+        while len(chosen) < count and (by_kind or not chosen):
+            if not by_kind or self._rng.random() < absent_share:
+                chosen.append(self.absent())
+                continue
+            kind = self._pick(sorted(by_kind))
+            options = by_kind[kind]
+            referral = options.pop(int(self._rng.integers(len(options))))
+            if not options:
+                del by_kind[kind]
+            chosen.append(referral)
+        return chosen
+
+    def all(self) -> list[Referral]:
+        """List what can be said, one wording for each.
+
+        Returns:
+            Referrals to existing things only.
+        """
+        said: list[Referral] = []
+        for category, members in self._members.items():
+            said += self._plain(category, members)
+            said += self._position(category, members)
+            said += self._plural(category, members)
+            said += self._colour(category, members)
+            said += self._size(category, members)
+            said += self._relation(category, members)
+        return said
+
+    def absent(self) -> Referral:
+        """Name a class that is not there.
+
+        Returns:
+            A referral to nothing.
+        """
+        category = self._pick([name for name in self._vocabulary if name not in self._members] or ["airport terminal"])
+        noun = self._noun(category)
+        wording = self._pick([f"the {noun}", f"all {plural(noun)}", f"the largest {noun}", f"the {noun} on the left"])
+        return Referral(wording, (), "absent")
+
+    def _pick(self, options: Sequence[str]) -> str:
+        return options[int(self._rng.integers(len(options)))]
+
+    def _noun(self, category: str) -> str:
+        words = SYNONYMS.get(category, (category,))
+        return words[0] if len(words) == 1 or self._rng.random() < 0.6 else self._pick(words[1:])
+
+    def _plain(self, category: str, members: list[int]) -> list[Referral]:
+        if len(members) != 1:
+            return []
+        noun = self._noun(category)
+        wording = self._pick([f"the {noun}", f"the {noun}", noun, f"the only {noun}", f"the {noun} in the image"])
+        return [Referral(wording, (members[0],), "plain")]
+
+    def _position(self, category: str, members: list[int]) -> list[Referral]:
+        if not 2 <= len(members) <= 12:
+            return []
+        said = []
+        noun = self._noun(category)
+        left = {i: self._shapes[i].x for i in members}
+        top = {i: self._shapes[i].y for i in members}
+        for words, distance in (
+            (("leftmost {}", "{} on the far left", "{} on the left", "left {}"), left),
+            (("rightmost {}", "{} on the far right", "{} on the right", "right {}"), {i: -x for i, x in left.items()}),
+            (("topmost {}", "{} at the top", "top {}", "uppermost {}"), top),
+            (("bottommost {}", "{} at the bottom", "bottom {}", "lowest {}"), {i: -y for i, y in top.items()}),
+        ):
+            winner = self._clear_least(distance)
+            if winner is not None:
+                said.append(Referral("the " + self._pick(words).format(noun), (winner,), "position"))
+        for name, x, y in (
+            ("top left", 0, 0),
+            ("top right", 1, 0),
+            ("bottom left", 0, 1),
+            ("bottom right", 1, 1),
+            ("centre", 0.5, 0.5),
+        ):
+            near = {i: float(np.hypot(self._shapes[i].x - x, self._shapes[i].y - y)) for i in members}
+            winner = self._clear_least(near, margin=2 * self.MARGIN)
+            if winner is None or near[winner] > (0.2 if name == "centre" else 0.42):
+                continue
+            if name == "centre":
+                wording = self._pick([f"the {noun} in the centre", f"the {noun} in the middle", f"the central {noun}"])
+            else:
+                wording = self._pick([
+                    f"the {name} {noun}",
+                    f"the {noun} in the {name} corner",
+                    f"the {noun} at the {name}",
+                ])
+            said.append(Referral(wording, (winner,), "position"))
+        return said
+
+    def _plural(self, category: str, members: list[int]) -> list[Referral]:
+        if len(members) < 2:
+            return []
+        nouns = plural(self._noun(category))
+        wording = self._pick([
+            f"all {nouns}",
+            f"all {nouns}",
+            f"the {nouns}",
+            nouns,
+            f"all the {nouns}",
+            f"every {self._noun(category)}",
+        ])
+        said = [Referral(wording, tuple(members), "plural")]
+        for side, inside in (
+            ("on the left", [i for i in members if self._shapes[i].x < 0.5]),
+            ("on the right", [i for i in members if self._shapes[i].x >= 0.5]),
+            ("at the top", [i for i in members if self._shapes[i].y < 0.5]),
+            ("at the bottom", [i for i in members if self._shapes[i].y >= 0.5]),
+        ):
+            axis = "x" if side.startswith("on") else "y"
+            undecided = any(abs(getattr(self._shapes[i], axis) - 0.5) < self.MARGIN for i in members)
+            if 2 <= len(inside) < len(members) and not undecided:
+                said.append(Referral(f"{self._pick(['all ', 'the '])}{nouns} {side}", tuple(inside), "plural"))
+        return said
+
+    def _colour(self, category: str, members: list[int]) -> list[Referral]:
+        colours = {self._things[i].colour for i in members}
+        if len(members) < 2 or None in colours or len(colours) < 2:
+            return []
+        said = []
+        for colour in sorted(c for c in colours if c is not None):
+            these = tuple(i for i in members if self._things[i].colour == colour)
+            noun = self._noun(category)
+            wording = (
+                f"the {colour} {noun}" if len(these) == 1 else f"{self._pick(['all ', 'the '])}{colour} {plural(noun)}"
+            )
+            said.append(Referral(wording, these, "colour"))
+        return said
+
+    def _size(self, category: str, members: list[int]) -> list[Referral]:
+        if not 2 <= len(members) <= 12:
+            return []
+        noun = self._noun(category)
+        ranked = sorted(members, key=lambda i: self._shapes[i].area)
+        said = []
+        if self._shapes[ranked[-1]].area > 1.4 * self._shapes[ranked[-2]].area:
+            said.append(Referral(f"the {self._pick(['largest', 'biggest'])} {noun}", (ranked[-1],), "size"))
+        if 1.4 * self._shapes[ranked[0]].area < self._shapes[ranked[1]].area:
+            said.append(Referral(f"the {self._pick(['smallest', 'tiniest'])} {noun}", (ranked[0],), "size"))
+        return said
+
+    def _relation(self, category: str, members: list[int]) -> list[Referral]:
+        if not 2 <= len(members) <= 12:
+            return []
+        said = []
+        for other, landmarks in self._members.items():
+            if other == category or len(landmarks) != 1 or other in ("road", "river", "field", "lake"):
+                continue  # what stretches over the image has no useful centre
+            mark = self._shapes[landmarks[0]]
+            near = {i: float(np.hypot(self._shapes[i].x - mark.x, self._shapes[i].y - mark.y)) for i in members}
+            winner = self._clear_least(near, margin=2 * self.MARGIN)
+            if winner is not None:
+                words = self._pick(["nearest the", "closest to the", "nearest to the", "next to the"])
+                said.append(Referral(f"the {self._noun(category)} {words} {self._noun(other)}", (winner,), "relation"))
+        return said
+
+    def _clear_least(self, distance: dict[int, float], margin: float = MARGIN) -> int | None:
+        first, second = sorted(distance, key=distance.__getitem__)[:2]
+        return first if distance[second] - distance[first] >= margin else None

@@ -1,0 +1,95 @@
+"""How right masks are: the metrics of the field, each once.
+
+Source:
+    KyanChen/RSRefSeg rsris/evaluation/metrics/iou_metrics.py @ 9c6d2a7: foreground only, original size, strict >.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Agreement of one mask with its truth, counted in pixels so that sums are exact."""
+
+    intersection: int
+    union: int
+
+    @classmethod
+    def of(cls, mask: np.ndarray, gt_mask: np.ndarray) -> Overlap:
+        """Count.
+
+        Args:
+            mask: (h, w) bool, predicted.
+            gt_mask: (h, w) bool, drawn by people.
+
+        Returns:
+            Pixels that both and that either claims.
+
+        Raises:
+            ValueError: If the shapes differ.
+        """
+        if mask.shape != gt_mask.shape:
+            raise ValueError(f"mask {mask.shape} and gt_mask {gt_mask.shape} differ")
+        return cls(int(np.count_nonzero(mask & gt_mask)), int(np.count_nonzero(mask | gt_mask)))
+
+    @property
+    def iou(self) -> float:
+        """Divide; nothing claimed where nothing is there counts as 1, as in generalised referring segmentation."""
+        return self.intersection / self.union if self.union else 1.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A set's metrics, in percent."""
+
+    n: int
+    empty: int
+    """Pairs in which neither side claims a pixel; each counts as IoU 1."""
+    oIoU: float  # noqa: N815 - the field's spelling
+    mIoU: float  # noqa: N815
+    precision: dict[str, float]
+    """P@0.5 to P@0.9: share of pairs whose IoU is above the threshold."""
+
+    @classmethod
+    def over(cls, overlaps: Iterable[Overlap]) -> Scores:
+        """Sum up a set.
+
+        Args:
+            overlaps: One for each image-expression pair.
+
+        Returns:
+            Its metrics.
+
+        Raises:
+            ValueError: If there are no pairs.
+
+        >>> Scores.over([Overlap(1, 2), Overlap(3, 3)]).mIoU
+        75.0
+        """
+        pairs = list(overlaps)
+        if not pairs:
+            raise ValueError("no pairs, so no metric has a value")
+        ious = np.array([pair.iou for pair in pairs])
+        union = sum(pair.union for pair in pairs)
+        return cls(
+            n=len(pairs),
+            empty=sum(pair.union == 0 for pair in pairs),
+            oIoU=100 * sum(pair.intersection for pair in pairs) / union if union else 100.0,
+            mIoU=100 * float(ious.mean()),
+            precision={f"P@{t}": 100 * float((ious > t).mean()) for t in THRESHOLDS},
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        """Flatten.
+
+        Returns:
+            n, oIoU, mIoU and P@0.5 to P@0.9 by name.
+        """
+        return {"n": self.n, "empty": self.empty, "oIoU": self.oIoU, "mIoU": self.mIoU, **self.precision}

@@ -1,0 +1,126 @@
+"""RSRefSeg: words prompt SAM's mask decoder (arXiv 2501.06809)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsrefseg.encoders import ImageFeatures, SharedImageEncoder, TextEncoder, TextFeatures
+from rsrefseg.position import fourier_position
+from rsrefseg.presets import Preset
+from rsrefseg.prompter import Prompter
+
+
+class Decoded(NamedTuple):
+    """Masks of n expressions, before the threshold."""
+
+    low_res_logits: Tensor
+    """(n, S/4, S/4)."""
+    predicted_iou: Tensor
+    """(n,), the decoder's estimate; not bounded while training."""
+    activation: Tensor
+    """(n, g, g), logits of the coarse match between words and cells."""
+
+
+class RSRefSeg(nn.Module):
+    """Image and expressions to mask logits; the graph is the same for every preset.
+
+    Args:
+        preset: The size.
+        vocab_size: Ids of the tokenizer.
+    """
+
+    def __init__(self, preset: Preset, vocab_size: int) -> None:
+        super().__init__()
+        self.preset = preset
+        d = preset.decoder_dim
+        self.image_encoder = SharedImageEncoder(preset)
+        self.text_encoder = TextEncoder(preset, vocab_size)
+        self.prompter = Prompter(preset.clip_dim, d)
+        grid = preset.image_size // 16
+        self.prompt_encoder = PromptEncoder(d, (grid, grid), (preset.image_size, preset.image_size), mask_in_chans=16)
+        self.mask_decoder = MaskDecoder(
+            transformer_dim=d,
+            transformer=TwoWayTransformer(2, d, preset.decoder_heads, preset.decoder_mlp_dim),
+            num_multimask_outputs=preset.multimask_outputs,
+        )
+        for layer in self.mask_decoder.transformer.layers:
+            for norm in (layer.norm1, layer.norm2, layer.norm3, layer.norm4):
+                norm.eps = 1e-6  # as the published checkpoints were trained; segment_anything has 1e-5
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Encode images once, for any number of expressions.
+
+        Args:
+            images: (b, 3, S, S) float in [0, 1].
+
+        Returns:
+            Features of b images.
+        """
+        features: ImageFeatures = self.image_encoder(images)
+        return features
+
+    def encode_text(self, token_ids: Sequence[Tensor]) -> TextFeatures:
+        """Encode expressions.
+
+        Args:
+            token_ids: n tensors (t_i,) int64, unpadded, end token included.
+
+        Returns:
+            Features of n expressions.
+        """
+        features: TextFeatures = self.text_encoder(token_ids)
+        return features
+
+    def decode(self, image: ImageFeatures, text: TextFeatures, image_index: Tensor) -> Decoded:
+        """Draw one mask for each expression.
+
+        Args:
+            image: Features of b images.
+            text: Features of n expressions.
+            image_index: (n,) int64, which image each expression is about.
+
+        Returns:
+            Logits and estimates for n expressions.
+        """
+        frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        sam = image.sam[image_index]  # (n, d, S/16, S/16)
+        prompts = self.prompter(image.clip[image_index], text, frequencies)
+        h, w = sam.shape[2:]
+        coarse = functional.interpolate(
+            prompts.activation[:, None], size=(4 * h, 4 * w), mode="bilinear", align_corners=False
+        )  # (n, 1, S/4, S/4)
+        dense = self.prompt_encoder.mask_downscaling(coarse)  # (n, d, S/16, S/16)
+        logits, predicted_iou = self._draw(sam, prompts.sparse, dense, fourier_position(frequencies, (h, w)))
+        return Decoded(logits, predicted_iou, prompts.activation)
+
+    def _draw(self, sam: Tensor, sparse: Tensor, dense: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        # segment_anything's own forward repeats the images by the prompts, so it serves one image only.
+        decoder = self.mask_decoder
+        n = sam.shape[0]
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None].expand(n, -1, -1)
+        tokens = torch.cat([own, sparse.to(own.dtype)], dim=1)  # (n, 1 + masks + k, d)
+        tokens, cells = decoder.transformer(sam + dense, position.to(sam.dtype).expand_as(sam), tokens)
+        cells = cells.transpose(1, 2).reshape(sam.shape)  # (n, d, S/16, S/16)
+        pixels = decoder.output_upscaling(cells)  # (n, d/8, S/4, S/4)
+        weights = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (n, d/8)
+        logits = torch.einsum("nc,nchw->nhw", weights, pixels)
+        return logits, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
+
+    def low_res_logits(self, image: Tensor, token_ids: Sequence[Tensor]) -> Tensor:
+        """Segment below the tokenizer: the door for parity checks.
+
+        Args:
+            image: (3, S, S) float in [0, 1].
+            token_ids: n tensors (t_i,) int64, unpadded, end token included.
+
+        Returns:
+            (n, S/4, S/4) logits.
+        """
+        about = torch.zeros(len(token_ids), dtype=torch.long, device=image.device)
+        return self.decode(self.encode_image(image[None]), self.encode_text(token_ids), about).low_res_logits

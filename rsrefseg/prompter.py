@@ -1,0 +1,100 @@
+"""What the words find in the image, as prompts for SAM's mask decoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsrefseg.encoders import TextFeatures
+from rsrefseg.position import fourier_position
+
+
+class Prompts(NamedTuple):
+    """What n expressions tell the mask decoder."""
+
+    sparse: Tensor
+    """(n, k, d): the cells of the shrunken activation, row by row, in place of points and boxes."""
+    activation: Tensor
+    """(n, g, g): the raw global logit, which becomes the dense prompt."""
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, exact GELU; named as the published checkpoints name it.
+
+    Args:
+        c_in: Channels in.
+        c_out: Channels out.
+        kernel: Side of the kernel; padded to keep the size.
+        stride: Step.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the three.
+
+        Args:
+            x: (b, c_in, h, w).
+
+        Returns:
+            (b, c_out, h / stride, w / stride), rounded up.
+        """
+        return functional.gelu(self.bn(self.conv(x)))
+
+
+class Prompter(nn.Module):
+    """Compare every image cell with every word and with the whole expression.
+
+    Source:
+        arXiv 2501.06809, and KyanChen/RSRefSeg rsris/models/models.py @ c20e056, which decides where they differ.
+
+    Args:
+        clip_dim: Channels c of the image-text space.
+        decoder_dim: Channels d of the prompts.
+        logit_scale: Start of exp(logit_scale).
+        logit_bias: Start of the bias; negative, since most cells match nothing.
+    """
+
+    def __init__(self, clip_dim: int, decoder_dim: int, logit_scale: float = 10.0, logit_bias: float = -3.0) -> None:
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(logit_scale).log())
+        self.logit_bias = nn.Parameter(torch.tensor(logit_bias))
+        self.prompter_down_channel = ConvNorm(3 * clip_dim, decoder_dim, 1)
+        self.prompter_down_spatial = nn.Sequential(
+            ConvNorm(decoder_dim, decoder_dim, 3, stride=2),
+            ConvNorm(decoder_dim, decoder_dim, 3, stride=2),
+            nn.Conv2d(decoder_dim, decoder_dim, 1),
+        )
+
+    def forward(self, clip: Tensor, text: TextFeatures, frequencies: Tensor) -> Prompts:
+        """Find the prompts.
+
+        Args:
+            clip: (n, c, g, g), the image features, one image for each expression.
+            text: Features of n expressions.
+            frequencies: (2, d / 2), SAM's position matrix.
+
+        Returns:
+            k = ceil(g / 4) squared sparse prompts and the activation.
+        """
+        scale = self.logit_scale.exp()
+        wide = torch.promote_types(clip.dtype, torch.float32)  # logits of half precision would tie
+        cells = functional.normalize(clip.to(wide), dim=1)  # (n, c, g, g)
+        words = functional.normalize(text.tokens.to(wide), dim=2)  # (n, t, c)
+        whole = functional.normalize(text.pooled.to(wide), dim=1)  # (n, c)
+        found = torch.sigmoid(scale * torch.einsum("nchw,ntc->nthw", cells, words) + self.logit_bias)
+        valid = text.valid.to(found.dtype)  # (n, t)
+        mean = torch.einsum("nthw,nt->nhw", found, valid / valid.sum(1, keepdim=True))  # (n, g, g)
+        local = (clip + clip * mean[:, None]) / 2  # (n, c, g, g)
+        activation = scale * torch.einsum("nchw,nc->nhw", cells, whole) + self.logit_bias  # (n, g, g)
+        matched = torch.sigmoid(activation)[:, None] * clip  # (n, c, g, g)
+        x = self.prompter_down_channel(torch.cat([local, matched, clip], dim=1))  # (n, d, g, g)
+        x = x + fourier_position(frequencies, (x.shape[2], x.shape[3])).to(x.dtype)
+        x = self.prompter_down_spatial(x)  # (n, d, g/4, g/4)
+        return Prompts(sparse=x.flatten(2).transpose(1, 2), activation=activation)

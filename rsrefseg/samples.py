@@ -1,0 +1,43 @@
+"""Drawn scenes as files: something to try the commands on, with the right answers beside them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from rsrefseg.expressions import Grammar
+from rsrefseg.pictures import write_image
+from rsrefseg.scenes import draw_scene
+
+EXPRESSIONS = "expressions.csv"
+
+
+def write_samples(out: Path, count: int, size: int, seed: int) -> int:
+    """Draw scenes and say one thing about each.
+
+    Args:
+        out: Gets `scene-<seed>.png`, `masks/scene-<seed>.png` and `expressions.csv` (image, expression, label).
+        count: Scenes.
+        size: Side in pixels.
+        seed: Of the first scene; the others follow.
+
+    Returns:
+        How many were written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / EXPRESSIONS).open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "expression"])
+        for number in range(seed, seed + count):
+            scene = draw_scene(number, size)
+            [referral] = Grammar(scene.things, np.random.default_rng(number)).referrals(1, absent_share=0.0)
+            truth = np.zeros(scene.image.shape[:2], bool)
+            for index in referral.indices:
+                truth |= scene.things[index].mask
+            name = f"scene-{number}.png"
+            write_image(out / name, scene.image)
+            write_image(out / "masks" / name, truth)
+            table.writerow([name, referral.expression])
+    return count

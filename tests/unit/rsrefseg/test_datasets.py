@@ -1,0 +1,93 @@
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from rsrefseg.datasets import DrawnScenes, LabelledImage, ReferringBatches, read_coco_instances
+from rsrefseg.errors import BadRequest
+from rsrefseg.pictures import write_image
+from rsrefseg.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def labelled(things, image):
+    square = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    return LabelledImage.of(square, things, ("ship", "bridge", "harbor"))
+
+
+def test_packing_and_unpacking_keeps_the_things(labelled, things):
+    for before, after in zip(things, labelled.things(), strict=True):
+        assert (before.mask == after.mask).all()
+        assert (before.category, before.colour) == (after.category, after.colour)
+
+
+def test_batches_are_the_same_whenever_they_are_taken_up_again(labelled):
+    batches = ReferringBatches([([labelled], 1.0)], Tokenizer(32), seed=4, images_per_batch=2, expressions_per_image=3)
+    unbroken = list(islice(batches.stream(0, 64, (0.8, 1.0)), 3))[2]
+    resumed = next(batches.stream(2, 64, (0.8, 1.0)))
+    assert (unbroken.images == resumed.images).all()
+    assert (unbroken.gt_masks == resumed.gt_masks).all()
+    assert [ids.tolist() for ids in unbroken.token_ids] == [ids.tolist() for ids in resumed.token_ids]
+
+
+def test_a_batch_has_a_mask_for_each_expression_and_an_image_for_each_mask(labelled):
+    batches = ReferringBatches([([labelled], 1.0)], Tokenizer(32), seed=4, images_per_batch=3, expressions_per_image=2)
+    batch = next(batches.stream(0, 64, (0.7, 1.0)))
+    n = len(batch.token_ids)
+    assert batch.images.shape == (3, 3, 64, 64)
+    assert batch.gt_masks.shape == batch.counted.shape == (n, 64, 64)
+    assert batch.image_index.tolist() == sorted(batch.image_index.tolist())
+    assert 0 <= float(batch.images.min()) <= float(batch.images.max()) <= 1
+
+
+def test_what_a_cut_leaves_of_an_object_is_not_counted(things):
+    whole = np.zeros((100, 100, 3), np.uint8)
+    labelled = LabelledImage.of(whole, things, ("ship", "bridge"))
+    batches = ReferringBatches([([labelled], 1.0)], Tokenizer(32), seed=0, images_per_batch=8, expressions_per_image=1)
+    batch = next(batches.stream(0, 64, (0.3, 0.5)))
+    assert (batch.gt_masks * (1 - batch.counted)).sum() == 0
+    assert batch.counted.min() == 0
+
+
+def test_drawn_scenes_are_drawn_once(tmp_path, monkeypatch):
+    first = DrawnScenes(tmp_path, first_seed=7, count=2, size=128)
+    monkeypatch.setattr("rsrefseg.datasets.drawn.draw_scene", None)
+    second = DrawnScenes(tmp_path, first_seed=7, count=2, size=128)
+    assert len(second) == 2
+    assert (first[1].image == second[1].image).all()
+    assert first[1].categories == second[1].categories
+
+
+def coco(folder, segmentation):
+    write_image(folder / "images" / "a.png", np.full((20, 30, 3), 90, np.uint8))
+    table = {
+        "images": [{"id": 5, "file_name": "a.png", "height": 20, "width": 30}],
+        "categories": [{"id": 2, "name": "storage_tank"}],
+        "annotations": [{"image_id": 5, "category_id": 2, "segmentation": segmentation}],
+    }
+    (folder / "dev.json").write_text(json.dumps(table))
+
+
+@pytest.mark.parametrize(
+    "segmentation", [[[5, 5, 15, 5, 15, 15, 5, 15]], {"size": [20, 30], "counts": [105] + [10, 10] * 9 + [10, 305]}]
+)
+def test_coco_polygons_and_run_lengths_are_read(tmp_path, segmentation):
+    coco(tmp_path, segmentation)
+    [labelled] = read_coco_instances(tmp_path, "dev")
+    [thing] = labelled.things()
+    assert thing.category == "storage tank"
+    assert thing.mask[7:13, 7:13].all()
+    assert 90 <= thing.mask.sum() <= 130
+
+
+def test_a_missing_annotation_file_says_what_the_folder_needs(tmp_path):
+    with pytest.raises(BadRequest, match=r"train.json and images/"):
+        list(read_coco_instances(tmp_path, "train"))
+
+
+def test_a_missing_image_is_named(tmp_path):
+    coco(tmp_path, [[5, 5, 15, 5, 15, 15]])
+    (tmp_path / "images" / "a.png").unlink()
+    with pytest.raises(BadRequest, match=r"a\.png is missing"):
+        list(read_coco_instances(tmp_path, "dev"))

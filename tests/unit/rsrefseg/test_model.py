@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from rsrefseg.model import RSRefSeg
+from rsrefseg.position import fourier_position
+from rsrefseg.tokenizer import Tokenizer
+
+EXPRESSIONS = ["the ship", "the small white airplane on the far left", "all storage tanks"]
+
+
+@pytest.fixture
+def token_ids(small):
+    tokenizer = Tokenizer(small.text_positions)
+    return [tokenizer(expression) for expression in EXPRESSIONS]
+
+
+@pytest.fixture
+def pixels(small):
+    return torch.rand(3, small.image_size, small.image_size, generator=torch.Generator().manual_seed(1))
+
+
+def test_masks_come_out_at_a_quarter_of_the_input_size(model, pixels, token_ids, small):
+    logits = model.low_res_logits(pixels, token_ids)
+    assert logits.shape == (3, small.image_size // 4, small.image_size // 4)
+
+
+def test_an_expression_gets_the_same_mask_alone_and_in_any_company(model, pixels, token_ids):
+    model, pixels = model.double(), pixels.double()
+    together = model.low_res_logits(pixels, token_ids)
+    alone = torch.cat([model.low_res_logits(pixels, [ids]) for ids in token_ids])
+    torch.testing.assert_close(together, alone, atol=1e-9, rtol=0)
+
+
+def test_images_in_one_batch_do_not_see_each_other(model, pixels, token_ids):
+    model, pixels = model.double(), pixels.double()
+    other = pixels.flip(2)
+    both = model.encode_image(torch.stack([pixels, other]))
+    text = model.encode_text([token_ids[1], token_ids[1]])
+    batched = model.decode(both, text, torch.tensor([1, 0])).low_res_logits
+    torch.testing.assert_close(batched[0], model.low_res_logits(other, [token_ids[1]])[0], atol=1e-9, rtol=0)
+    torch.testing.assert_close(batched[1], model.low_res_logits(pixels, [token_ids[1]])[0], atol=1e-9, rtol=0)
+
+
+def test_words_and_pixels_both_move_the_mask(model, pixels, token_ids):
+    first, second, _ = model.low_res_logits(pixels, token_ids)
+    assert (first - second).abs().max() > 1e-3
+    assert (first - model.low_res_logits(pixels.flip(1), token_ids[:1])[0]).abs().max() > 1e-3
+
+
+def test_every_weight_that_trains_gets_a_gradient(small, pixels, token_ids):
+    torch.manual_seed(0)
+    model = RSRefSeg(small, Tokenizer(small.text_positions).vocab_size).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    images = torch.stack([pixels, pixels.flip(1)])
+    decoded = model.decode(model.encode_image(images), model.encode_text(token_ids), torch.tensor([0, 1, 1]))
+    (decoded.low_res_logits.square().mean() + decoded.predicted_iou.square().mean()).backward()
+    idle = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    # SAM's own prompts (points, boxes, no mask) wait for clicks; words do not use them.
+    assert {name for name in idle if "point" not in name and "no_mask" not in name} == set()
+
+
+def test_the_decoder_keeps_the_epsilon_it_was_published_with(model):
+    layer = model.mask_decoder.transformer.layers[0]
+    assert {norm.eps for norm in (layer.norm1, layer.norm2, layer.norm3, layer.norm4)} == {1e-6}
+    assert model.mask_decoder.transformer.norm_final_attn.eps == 1e-5
+
+
+def test_positions_agree_with_segment_anything(model, small):
+    theirs = model.prompt_encoder.get_dense_pe()
+    ours = fourier_position(model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, (8, 8))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_drawing_agrees_with_segment_anythings_own_decoder(model, pixels, token_ids):
+    image, text = model.encode_image(pixels[None]), model.encode_text(token_ids)
+    about = torch.zeros(3, dtype=torch.long)
+    matrix = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+    prompts = model.prompter(image.clip[about], text, matrix)
+    coarse = torch.nn.functional.interpolate(prompts.activation[:, None], size=(32, 32), mode="bilinear")
+    masks, iou = model.mask_decoder(
+        image_embeddings=image.sam,
+        image_pe=model.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=prompts.sparse,
+        dense_prompt_embeddings=model.prompt_encoder.mask_downscaling(coarse),
+        multimask_output=False,
+    )
+    decoded = model.decode(image, text, about)
+    torch.testing.assert_close(decoded.low_res_logits, masks[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(decoded.predicted_iou, iou[:, 0], atol=1e-5, rtol=1e-5)

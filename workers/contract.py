@@ -1,0 +1,143 @@
+"""The only words two rooms share: what crosses Redis, as frozen JSON models.
+
+    PredictJob --worker--> Answer | Refusal
+
+This module imports no torch; images cross as URIs, masks as COCO run lengths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from pydantic import BaseModel, ConfigDict, Field
+
+EXPRESSION_LIMIT = 512
+"""Longest expression accepted, in characters; the text tower reads fewer."""
+
+ASKS_LIMIT = 64
+"""Most expressions about one image in one job."""
+
+PIXELS_LIMIT = 200_000_000
+"""Largest image, height times width, that a mask may claim to cover."""
+
+
+class Wire(BaseModel):
+    """What every message on Redis has in common: frozen, closed, plain JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Rle(Wire):
+    """A mask as COCO's compressed run lengths: columns first, background first."""
+
+    size_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+    counts: Annotated[str, Field(max_length=20_000_000)]
+
+    @classmethod
+    def from_mask(cls, mask: np.ndarray) -> Self:
+        """Encode a mask.
+
+        Args:
+            mask: (h, w) bool.
+
+        Returns:
+            Its run lengths.
+        """
+        encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+        return cls(size_hw=(mask.shape[0], mask.shape[1]), counts=encoded["counts"].decode("ascii"))
+
+    def to_mask(self) -> np.ndarray:
+        """Decode the run lengths.
+
+        Returns:
+            (h, w) bool.
+
+        Raises:
+            ValueError: If the size is beyond `PIXELS_LIMIT`, or the runs do not cover it.
+        """
+        height, width = self.size_hw
+        if height * width > PIXELS_LIMIT:
+            raise ValueError(f"a mask of {height} x {width} pixels is larger than {PIXELS_LIMIT} pixels")
+        try:
+            decoded = coco_mask.decode({"size": [height, width], "counts": self.counts.encode("ascii")})
+        except (ValueError, TypeError) as exc:
+            raise ValueError(f"the run lengths do not describe a mask of {height} x {width} pixels") from exc
+        return decoded.astype(bool)
+
+
+class Ask(Wire):
+    """One expression about the image, and the label its mask will carry."""
+
+    expression: Annotated[str, Field(min_length=1, max_length=EXPRESSION_LIMIT)]
+    label: Annotated[str, Field(min_length=1)]
+
+
+class Output(Wire):
+    """Where in the labeling config the masks go."""
+
+    from_name: str
+    to_name: str
+    type: Literal["brushlabels"]
+
+
+class PredictJob(Wire):
+    """Ask for the regions that one or more expressions refer to in one task's image."""
+
+    schema_version: Literal[1] = 1
+    project_id: int
+    task_id: int
+    image_uri: Annotated[str, Field(min_length=1, max_length=4_000_000)]
+    """As the task holds it: an upload path, a local-files path, http(s), s3, or a data URI."""
+    asks: Annotated[tuple[Ask, ...], Field(min_length=1, max_length=ASKS_LIMIT)]
+    output: Output
+    model_version: str = ""
+    """The version the asker expects; the answer names the version that really computed it."""
+    interactive: bool = False
+    """A person waits in the editor: the answer goes back to the caller and is not delivered."""
+
+    @property
+    def key(self) -> str:
+        """Name the request, so that the same question is never computed twice at once nor stored twice.
+
+        Returns:
+            32 hexadecimal digits over everything that makes the answer.
+        """
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
+
+
+class Found(Wire):
+    """What one expression refers to; an all-false mask says that nothing does."""
+
+    expression: str
+    label: str
+    mask: Rle
+    score: Annotated[float, Field(ge=0, le=1)]
+    """Confidence that the mask is right."""
+    predicted_iou: Annotated[float, Field(ge=0, le=1)]
+    """The mask decoder's own estimate of the mask's IoU."""
+
+
+class Answer(Wire):
+    """The masks that a job asked for, in the order of its asks."""
+
+    kind: Literal["answer"] = "answer"
+    job: PredictJob
+    model_version: Annotated[str, Field(min_length=1)]
+    found: tuple[Found, ...]
+    seconds: Annotated[float, Field(ge=0)]
+    """Time from taking the job to having the masks, image download included."""
+
+
+class Refusal(Wire):
+    """An expected no: whose move it is, and why."""
+
+    kind: Literal["refusal"] = "refusal"
+    job: PredictJob
+    move: Literal["annotator", "wait", "ours"]
+    reason: Annotated[str, Field(min_length=1)]
+
+
+Reply = Annotated[Answer | Refusal, Field(discriminator="kind")]
