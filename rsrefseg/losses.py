@@ -29,13 +29,14 @@ def dice_loss(logits: Tensor, gt_masks: Tensor, counted: Tensor) -> Tensor:
     return (1 - (2 * agreed + 1) / (claimed + 1)).mean()
 
 
-def cross_entropy(logits: Tensor, gt_masks: Tensor, counted: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, gt_masks: Tensor, counted: Tensor, positive: float = 1.0) -> Tensor:
     """Average binary cross-entropy over all pixels, ignored ones adding zero to the sum but one to the count.
 
     Args:
-        logits: (n, h, w).
-        gt_masks: (n, h, w) float in [0, 1].
-        counted: (n, h, w) float, 0 where nobody knows.
+        logits: Any shape.
+        gt_masks: The same shape, float in [0, 1].
+        counted: The same shape, float, 0 where nobody knows.
+        positive: Weight of what is there against what is not.
 
     Returns:
         Scalar.
@@ -43,13 +44,54 @@ def cross_entropy(logits: Tensor, gt_masks: Tensor, counted: Tensor) -> Tensor:
     Source:
         KyanChen/RSRefSeg configs_RSRefSeg/RSRefSeg-b.py @ c20e056.
     """
-    return functional.binary_cross_entropy_with_logits(logits, gt_masks, weight=counted)
+    return functional.binary_cross_entropy_with_logits(
+        logits, gt_masks, weight=counted, pos_weight=logits.new_tensor(positive)
+    )
 
 
-def total_loss(
+RARE = 4.0
+"""How much more a cell that matches counts than one that does not; most never do."""
+
+
+def touched(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Shrink masks to cells; a cell that an object only touches lights up, else small ones never prompt.
+
+    Args:
+        masks: (n, k, s, s) float, 0 or 1.
+        grid: Rows and columns of cells.
+
+    Returns:
+        (n, k, *grid) in [0, 1].
+    """
+    return (3 * functional.adaptive_avg_pool2d(masks, grid)).clamp(max=1)
+
+
+def alignment_loss(matched: Tensor, classes: Tensor, looked_for: Tensor) -> Tensor:
+    """Match every cell with the words of every class: what pretraining gives to larger towers.
+
+    Args:
+        matched: (b, k, g, g) logits.
+        classes: (b, s, s) int64, positions in the k classes; -1 for none of them, below that for unknown.
+        looked_for: (b, k) bool, whether the image's source labels the class.
+
+    Returns:
+        Scalar.
+
+    Source:
+        The sigmoid loss of SigLIP, arXiv 2303.15343, per cell instead of per image.
+    """
+    coarse = classes[:, ::4, ::4]  # finer than the cells, and a sixteenth of the work
+    grid = (matched.shape[2], matched.shape[3])
+    one_hot = functional.one_hot(coarse.clamp(min=-1) + 1, matched.shape[1] + 1)[..., 1:].permute(0, 3, 1, 2).float()
+    known = functional.adaptive_avg_pool2d((coarse >= -1).float()[:, None], grid)  # (b, 1, g, g)
+    counted = known * looked_for[:, :, None, None]
+    return cross_entropy(matched, touched(one_hot, grid), counted, RARE)
+
+
+def drawing_loss(
     decoded: Decoded, gt_masks: Tensor, counted: Tensor, *, bce: float, dice: float, activation: float, iou: float
 ) -> Tensor:
-    """Add the parts up: mask, coarse match between words and cells, and the decoder's estimate of its own IoU.
+    """Add up what the masks owe: the pixels, the coarse activation, and the decoder's estimate of its own IoU.
 
     Args:
         decoded: The model's output for n expressions.
@@ -67,14 +109,11 @@ def total_loss(
     logits = functional.interpolate(low[:, None], size=gt_masks.shape[1:], mode="bilinear", align_corners=False)[:, 0]
     loss = bce * cross_entropy(logits, gt_masks, counted) + dice * dice_loss(logits, gt_masks, counted)
     grid = (decoded.activation.shape[1], decoded.activation.shape[2])
-    coarse = functional.adaptive_avg_pool2d(gt_masks[:, None], grid)[:, 0]
     known = functional.adaptive_avg_pool2d(counted[:, None], grid)[:, 0]
-    # A cell that an object only touches still has to light up, else small ones never prompt.
-    loss = loss + activation * cross_entropy(decoded.activation.float(), (3 * coarse).clamp(max=1), known)
+    coarse = touched(gt_masks[:, None], grid)[:, 0]
+    loss = loss + activation * cross_entropy(decoded.activation.float(), coarse, known, RARE)
     with torch.no_grad():
         drawn, truth = (logits > 0) & (counted > 0), (gt_masks > 0.5) & (counted > 0)
         union = (drawn | truth).sum((1, 2))
-        reached = torch.where(
-            union > 0, (drawn & truth).sum((1, 2)) / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32)
-        )
+        reached = torch.where(union > 0, (drawn & truth).sum((1, 2)) / union.clamp(min=1), 1.0)
     return loss + iou * functional.mse_loss(decoded.predicted_iou.float(), reached)

@@ -72,6 +72,30 @@ class Prompter(nn.Module):
             nn.Conv2d(decoder_dim, decoder_dim, 1),
         )
 
+    def logit(self, similarity: Tensor) -> Tensor:
+        """Turn cosines into logits, as SigLIP does.
+
+        Args:
+            similarity: Any shape, in [-1, 1].
+
+        Returns:
+            The same shape.
+        """
+        return self.logit_scale.exp() * similarity + self.logit_bias
+
+    def match(self, clip: Tensor, pooled: Tensor) -> Tensor:
+        """Compare every cell of every image with every expression, whether or not they belong together.
+
+        Args:
+            clip: (b, c, g, g), the image features.
+            pooled: (k, c), the expressions.
+
+        Returns:
+            (b, k, g, g) logits.
+        """
+        cells = functional.normalize(clip.float(), dim=1)
+        return self.logit(torch.einsum("bchw,kc->bkhw", cells, functional.normalize(pooled.float(), dim=1)))
+
     def forward(self, clip: Tensor, text: TextFeatures, frequencies: Tensor) -> Prompts:
         """Find the prompts.
 
@@ -83,16 +107,15 @@ class Prompter(nn.Module):
         Returns:
             k = ceil(g / 4) squared sparse prompts and the activation.
         """
-        scale = self.logit_scale.exp()
         wide = torch.promote_types(clip.dtype, torch.float32)  # logits of half precision would tie
         cells = functional.normalize(clip.to(wide), dim=1)  # (n, c, g, g)
         words = functional.normalize(text.tokens.to(wide), dim=2)  # (n, t, c)
         whole = functional.normalize(text.pooled.to(wide), dim=1)  # (n, c)
-        found = torch.sigmoid(scale * torch.einsum("nchw,ntc->nthw", cells, words) + self.logit_bias)
+        found = torch.sigmoid(self.logit(torch.einsum("nchw,ntc->nthw", cells, words)))  # (n, t, g, g)
         valid = text.valid.to(found.dtype)  # (n, t)
         mean = torch.einsum("nthw,nt->nhw", found, valid / valid.sum(1, keepdim=True))  # (n, g, g)
         local = (clip + clip * mean[:, None]) / 2  # (n, c, g, g)
-        activation = scale * torch.einsum("nchw,nc->nhw", cells, whole) + self.logit_bias  # (n, g, g)
+        activation = self.logit(torch.einsum("nchw,nc->nhw", cells, whole))  # (n, g, g)
         matched = torch.sigmoid(activation)[:, None] * clip  # (n, c, g, g)
         x = self.prompter_down_channel(torch.cat([local, matched, clip], dim=1))  # (n, d, g, g)
         x = x + fourier_position(frequencies, (x.shape[2], x.shape[3])).to(x.dtype)

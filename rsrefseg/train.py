@@ -16,9 +16,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rsrefseg import checkpoint
 from rsrefseg.datasets import Batch, LabelledImage, ReferringBatches
+from rsrefseg.encoders import TextFeatures
 from rsrefseg.errors import BadRequest
 from rsrefseg.evaluate import Evaluation, evaluate
-from rsrefseg.losses import total_loss
+from rsrefseg.losses import alignment_loss, drawing_loss
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
 from rsrefseg.presets import Preset
@@ -40,6 +41,8 @@ class Phase:
     """Smallest and largest share of a scene's side that a cut takes."""
     images: int
     """Images in a batch."""
+    expressions: int
+    """Most expressions about one image; with none only towers are trained, to agree on the classes."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,10 @@ class Recipe:
     """Hyperparameters; stored in the card."""
 
     phases: tuple[Phase, ...] = (
-        Phase(steps=3300, size=256, zoom=(0.35, 1.0), images=12),
-        Phase(steps=600, size=512, zoom=(0.6, 1.0), images=5),
+        Phase(steps=700, size=256, zoom=(0.35, 1.0), images=12, expressions=0),
+        Phase(steps=2300, size=256, zoom=(0.35, 1.0), images=12, expressions=3),
+        Phase(steps=400, size=512, zoom=(0.6, 1.0), images=5, expressions=3),
     )
-    expressions_per_image: int = 3
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup_steps: int = 150
@@ -59,6 +62,7 @@ class Recipe:
     bce: float = 5.0
     dice: float = 1.0
     activation: float = 2.0
+    alignment: float = 8.0
     iou: float = 0.5
     seed: int = 0
 
@@ -152,7 +156,7 @@ class Trainer:
         for phase in self._recipe.phases:
             if self.step < begun + phase.steps:
                 stream = ReferringBatches(
-                    self._sources, self._tokenizer, self._recipe.seed, phase.images, self._recipe.expressions_per_image
+                    self._sources, self._tokenizer, self._recipe.seed, phase.images, phase.expressions
                 ).stream(self.step, phase.size, phase.zoom)
                 for _ in range(self.step, begun + phase.steps):
                     yield phase, next(stream)
@@ -173,18 +177,23 @@ class Trainer:
         self.model.train()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_fast_bfloat16()):
             images = batch.images.contiguous(memory_format=torch.channels_last)
-            decoded = self.model.decode(
-                self.model.encode_image(images), self.model.encode_text(batch.token_ids), batch.image_index
+            image = self.model.encode_image(images)
+            text = self.model.encode_text([*batch.class_token_ids, *batch.token_ids])
+            named = len(batch.class_token_ids)
+            matched = self.model.prompter.match(image.clip, text.pooled[:named])
+            loss = recipe.alignment * alignment_loss(matched.float(), batch.classes, batch.looked_for)
+            if batch.token_ids:
+                decoded = self.model.decode(image, TextFeatures(*(part[named:] for part in text)), batch.image_index)
+        if batch.token_ids:
+            loss = loss + drawing_loss(
+                decoded,
+                batch.gt_masks,
+                batch.counted,
+                bce=recipe.bce,
+                dice=recipe.dice,
+                activation=recipe.activation,
+                iou=recipe.iou,
             )
-        loss = total_loss(
-            decoded,
-            batch.gt_masks,
-            batch.counted,
-            bce=recipe.bce,
-            dice=recipe.dice,
-            activation=recipe.activation,
-            iou=recipe.iou,
-        )
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_norm)

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from rsrefseg.datasets.labelled import LabelledImage
-from rsrefseg.expressions import Grammar, Referral, Thing
+from rsrefseg.expressions import SYNONYMS, Grammar, Referral, Thing, plural
+
+CLASSES = tuple(SYNONYMS)
+"""The classes that cells are matched with, in the order of `Batch.classes`."""
+
+BACKGROUND, UNKNOWN = -1, -2
+"""Pixels of no class, and pixels that nobody should be asked about."""
 
 
 class Batch(NamedTuple):
@@ -28,6 +34,12 @@ class Batch(NamedTuple):
     """(n, s, s) float, 0 or 1."""
     counted: Tensor
     """(n, s, s) float, 0 where a cut-off object makes the truth unknown."""
+    classes: Tensor
+    """(b, s, s) int64: the position in `CLASSES`, BACKGROUND or UNKNOWN."""
+    looked_for: Tensor
+    """(b, k) bool: whether the image's source labels that class at all."""
+    class_token_ids: list[Tensor]
+    """k tensors (t_i,) int64: a wording for each class."""
 
 
 def _cut(
@@ -69,7 +81,7 @@ class ReferringBatches:
         tokenizer: Words to ids.
         seed: Of every choice; the same seed gives the same stream.
         images_per_batch: b.
-        expressions_per_image: Most expressions about one image.
+        expressions_per_image: Most expressions about one image; none leaves the class words.
     """
 
     def __init__(
@@ -83,8 +95,8 @@ class ReferringBatches:
         self._sources = sources
         self._tokenizer = tokenizer
         self._seed = seed
-        self._b = images_per_batch
-        self._k = expressions_per_image
+        self._images = images_per_batch
+        self._expressions = expressions_per_image
 
     def stream(self, first_step: int, size: int, zoom: tuple[float, float]) -> Iterator[Batch]:
         """Yield batches from a step on, so that a resumed run sees what the unbroken one would have seen.
@@ -109,24 +121,32 @@ class ReferringBatches:
         index: list[int] = []
         gt_masks: list[np.ndarray] = []
         counted: list[np.ndarray] = []
-        while len(images) < self._b:
+        classes: list[np.ndarray] = []
+        looked_for: list[np.ndarray] = []
+        while len(images) < self._images:
             source = self._sources[int(rng.choice(len(shares), p=shares / shares.sum()))][0]
             scene = source[int(rng.integers(len(source)))]
             cut, shown = _cut(scene, size, zoom, rng)
             things, unknown = self._visible(cut, shown)
-            referrals = Grammar(things, rng, scene.vocabulary).referrals(self._k)
+            referrals = Grammar(things, rng, scene.vocabulary).referrals(self._expressions)
             for referral in referrals:
                 token_ids.append(self._tokenizer(self._roughened(referral, rng)))
                 index.append(len(images))
                 gt_masks.append(_union(things, referral, unknown.shape))
                 counted.append(~unknown)
             images.append(_recoloured(cut.image, rng))
+            classes.append(_class_map(cut, unknown))
+            looked_for.append(np.isin(CLASSES, scene.vocabulary))
+        size_hw = classes[0].shape
         return Batch(
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             token_ids,
-            torch.tensor(index),
-            torch.from_numpy(np.stack(gt_masks)).float(),
-            torch.from_numpy(np.stack(counted)).float(),
+            torch.tensor(index, dtype=torch.long),
+            torch.from_numpy(np.array(gt_masks, np.float32).reshape(-1, *size_hw)),
+            torch.from_numpy(np.array(counted, np.float32).reshape(-1, *size_hw)),
+            torch.from_numpy(np.stack(classes)),
+            torch.from_numpy(np.stack(looked_for)),
+            [self._tokenizer(_class_words(name, rng)) for name in CLASSES],
         )
 
     @staticmethod
@@ -150,6 +170,19 @@ class ReferringBatches:
         if rng.random() < 0.1:
             words = words.capitalize() + rng.choice(["", "."])
         return words
+
+
+def _class_map(cut: LabelledImage, unknown: np.ndarray) -> np.ndarray:
+    table = np.array([BACKGROUND, *(CLASSES.index(c) if c in CLASSES else BACKGROUND for c in cut.categories)])
+    classes: np.ndarray = table[cut.ids]
+    classes[unknown] = UNKNOWN
+    return classes
+
+
+def _class_words(category: str, rng: np.random.Generator) -> str:
+    noun = SYNONYMS[category][int(rng.integers(len(SYNONYMS[category])))]
+    wordings = (noun, f"the {noun}", f"all {plural(noun)}", plural(noun), f"the {plural(noun)}")
+    return wordings[int(rng.integers(len(wordings)))]
 
 
 def _union(things: Sequence[Thing], referral: Referral, shape: tuple[int, ...]) -> np.ndarray:

@@ -44,7 +44,7 @@ def test_different_weights_have_different_versions(model, tmp_path):
 
 
 def test_an_empty_folder_is_not_a_checkpoint(tmp_path):
-    with pytest.raises(BadCheckpoint, match="config.json is missing"):
+    with pytest.raises(BadCheckpoint, match=r"config\.json is missing"):
         checkpoint.load(tmp_path)
 
 

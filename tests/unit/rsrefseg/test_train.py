@@ -69,5 +69,5 @@ def test_the_learning_rate_warms_up_and_falls():
 
 def test_resuming_reads_no_code_from_the_file(small, tmp_path):
     torch.save({"model": print}, tmp_path / "training.pt")
-    with pytest.raises(Exception, match="(?i)weights"):
+    with pytest.raises(Exception, match=r"(?i)weights"):
         Trainer(small, QUICK, [(squares(), 1.0)], tmp_path).resume()
