@@ -62,6 +62,7 @@ def save(model: RSRefSeg, folder: Path, card: str, *, half: bool = True) -> None
     (folder / CONFIG).write_text(json.dumps({"preset": asdict(model.preset)}, indent=2) + "\n")
     (folder / CARD).write_text(card)
     save_file(state, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone; packages are for everyone
 
 
 def load(folder: Path) -> RSRefSeg:

@@ -50,9 +50,9 @@ class Recipe:
     """Hyperparameters; stored in the card."""
 
     phases: tuple[Phase, ...] = (
-        Phase(steps=700, size=256, zoom=(0.35, 1.0), images=12, expressions=0),
-        Phase(steps=2300, size=256, zoom=(0.35, 1.0), images=12, expressions=3),
-        Phase(steps=400, size=512, zoom=(0.6, 1.0), images=5, expressions=3),
+        Phase(steps=1200, size=256, zoom=(0.35, 1.0), images=12, expressions=0),
+        Phase(steps=2100, size=256, zoom=(0.35, 1.0), images=12, expressions=3),
+        Phase(steps=350, size=512, zoom=(0.6, 1.0), images=5, expressions=3),
     )
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
