@@ -8,8 +8,8 @@ from workers.settings import Settings
 PAGE = Path("docs/settings.md")
 HEAD = """# Settings
 
-Every setting is an environment variable, read once when a command starts. A misspelt `RSREFSEG_*` name is refused, with the
-nearest right one. The web process, the courier and the workers read the same table; each uses what it needs.
+Every setting is an environment variable, read once when a command starts. A misspelt `RSREFSEG_*` name is refused, with
+the nearest right one. The web process, the courier and the workers read the same table; each uses what it needs.
 
 | variable | default | meaning |
 |---|---|---|

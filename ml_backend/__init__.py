@@ -1,0 +1,1 @@
+"""Speaks Label Studio: takes its tasks, brings it predictions; holds no model and never imports torch."""
