@@ -1,41 +1,36 @@
-"""The warm worker: RQ's SimpleWorker, which keeps the model in memory, with what it lacks for long jobs.
+"""The warm worker: the model stays in memory from job to job.
 
-While a job runs a thread renews its lease, so the job of a worker that died comes again within `Pace.worst_s`. A person
-can stop a job, SIGTERM lets it end, and a Redis that goes away or forgets everything is waited for.
+It says which model version it serves, brings back the jobs of workers that died, and lets a person stop the job in
+hand.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from redis import Redis
 from redis.client import Pipeline
-from rq import Queue, SimpleWorker
-from rq.exceptions import StopRequested
+from rq import Queue
 from rq.executions import Execution
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import clean_registries
 from rq.utils import now
-from rq.worker import WorkerStatus
 from rq.worker_registration import clean_worker_registry, register
 
+from workers import leased
 from workers.bench import Bench, lay_out
 from workers.errors import JobStopped, RedisAway
 from workers.images import ImageFetcher
+from workers.leased import LeasedWorker, Pace, Stop
 from workers.queue import JobQueue
-from workers.redis_client import REDIS_ERRORS
 from workers.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,31 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How soon the death of a worker is noticed, in seconds."""
-
-    beat_s: int = 5
-    """Between two renewals of the lease on the job in hand."""
-    grace_s: int = 15
-    """How long a lease outlives its last renewal; above the longest call that holds the GIL."""
-    round_s: int = 5
-    """Between two looks, of an idle worker, for jobs that lost theirs."""
-
-    @property
-    def worst_s(self) -> int:
-        """How long a job may lie with a dead worker before another one sees it."""
-        return self.beat_s + self.grace_s + 3 * self.round_s
-
-
-RECONNECT_S = 1.0
-"""Pause before a worker that lost Redis looks again, in seconds."""
-
-HUNG = 70
-"""Exit code of a worker that gave itself up because its job did not end, not even by its timeout."""
-
-
-class WarmWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
+class WarmWorker(LeasedWorker):
     """One process with one model, which takes one job after the other.
 
     Args:
@@ -78,84 +49,32 @@ class WarmWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
         pace: How soon the death of a worker is noticed.
     """
 
-    max_connection_wait_time = 5.0
-    log_result_lifespan = False
-
-    def __init__(self, queue: JobQueue, model_version: str, stop: threading.Event, pace: Pace) -> None:
-        super().__init__(
-            [queue.gpu],
-            name=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}",
-            connection=queue.redis,
-            serializer="json",
-            job_monitoring_interval=pace.beat_s,
-            maintenance_interval=pace.round_s,
-            worker_ttl=pace.round_s + 15,  # RQ waits for a job 15 s less than that
-        )
+    def __init__(self, queue: JobQueue, model_version: str, stop: Stop, pace: Pace) -> None:
+        super().__init__(queue.gpu, stop, pace)
         self._queue = queue
         self._model_version = model_version
-        self._stop = stop
-        self._pace = pace
         self._stoppable = False
 
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """Tell how long the lease on a job lasts from now; RQ would make it the job's timeout and a minute.
-
-        Args:
-            job: The job.
-            working_time: How long it has run.
-
-        Returns:
-            Seconds.
-        """
-        return self._pace.beat_s + self._pace.grace_s
-
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run one job in this process, renewing its lease.
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Run one job such that a person can stop it.
 
         Args:
             job: The job.
             queue: Where it was.
+            execution: This run of it.
 
-        Raises:
-            StopRequested: If Redis went away under the job; this ends RQ's loop, and `serve` begins a new one.
+        Returns:
+            Whether it succeeded.
         """
         signal.signal(signal.SIGUSR1, self._on_stop)
-        execution = self.prepare_execution(job)
-        with self._lease(job, execution):
-            self._stoppable = True
-            try:
-                self.perform_job(job, queue, execution)
-            except JobStopped:
-                log.info("stopped as the job ended")
-            except REDIS_ERRORS as exc:
-                log.warning("redis went away under a job, which comes again", extra={"error": str(exc)})
-                raise StopRequested from exc
-            finally:
-                self._stoppable = False
-        self.set_state(WorkerStatus.IDLE)
-
-    @contextmanager
-    def _lease(self, job: Job, execution: Execution) -> Iterator[None]:
-        ended = threading.Event()
-        last = time.monotonic() + float(job.timeout or 0) + self._pace.grace_s
-
-        def renew() -> None:
-            while not ended.wait(self._pace.beat_s):
-                if time.monotonic() > last:
-                    log.critical("a job does not end, so the worker does", extra={"hung_job": job.id})
-                    os._exit(HUNG)  # The alarm of the timeout waits for a call that never returns.
-                try:
-                    self.maintain_heartbeats(job, execution)
-                except REDIS_ERRORS as exc:
-                    log.warning("lease not renewed", extra={"error": str(exc)})
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
-        thread.start()
+        self._stoppable = True
         try:
-            yield
+            return bool(super().perform_job(job, queue, execution))
+        except JobStopped:
+            log.info("stopped as the job ended")
+            return False
         finally:
-            ended.set()
-            thread.join()
+            self._stoppable = False
 
     def kill_horse(self, sig: signal.Signals = signal.SIGUSR1) -> None:
         """Stop the job in hand; RQ calls this on the thread that hears commands.
@@ -169,16 +88,6 @@ class WarmWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
         if self._stoppable:
             self._stoppable = False
             raise JobStopped
-
-    def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        """End after the job in hand.
-
-        Args:
-            signum: SIGTERM or SIGINT.
-            frame: Where the process was.
-        """
-        self._stop.set()
-        super().request_stop(signum, frame)
 
     def register_birth(self) -> None:
         """Join the list of workers, and say which model version is served."""
@@ -211,18 +120,6 @@ class WarmWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
                 clean_worker_registry(queue)
                 _Popped(queue.key, queue.connection, self._pace.round_s / 2).cleanup(self, queue)
         self.last_cleaned_at = now()
-
-    def register_death(self) -> None:
-        """Leave the list of workers, if Redis is there to hear it."""
-        with suppress(*REDIS_ERRORS):
-            super().register_death()
-
-    def unsubscribe(self) -> None:
-        """Hear commands no longer."""
-        try:
-            super().unsubscribe()
-        except REDIS_ERRORS:
-            self.pubsub_thread.stop()
 
 
 class _Popped(IntermediateQueue):  # type: ignore[misc]
@@ -272,22 +169,4 @@ def serve(queue: JobQueue, predictor: Predictor, pace: Pace | None = None) -> No
         pace: How soon the death of a worker is noticed.
     """
     lay_out(Bench(queue, ImageFetcher(queue.settings), predictor))
-    stop = threading.Event()
-    _listen(stop)
-    pause_s = 0.0
-    while not stop.wait(pause_s):
-        try:
-            WarmWorker(queue, predictor.version, stop, pace or Pace()).work(logging_level=None)
-        except StopRequested:
-            log.info("stopped between two jobs")
-        except REDIS_ERRORS as exc:
-            log.warning("redis is away", extra={"error": str(exc)})
-        finally:
-            _listen(stop)  # RQ's own handlers belong to a worker that is gone.
-        pause_s = RECONNECT_S
-    log.info("worker ends")
-
-
-def _listen(stop: threading.Event) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _signum, _frame: stop.set())
+    leased.serve(lambda stop: WarmWorker(queue, predictor.version, stop, pace or Pace()))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ml_backend.courier import Courier, Patience
-from ml_backend.courier_worker import Pace, serve
+from ml_backend.courier_worker import serve
 from ml_backend.label_studio import LabelStudio
 from workers import logs
+from workers.leased import Pace
 from workers.queue import JobQueue
 from workers.settings import Settings
 
@@ -17,4 +18,4 @@ if __name__ == "__main__":
     )
     with JobQueue.open(settings) as queue:
         courier = Courier(queue, label_studio, Patience(pause_s=0.05, longest_pause_s=0.2, late_s=1, busy_s=1))
-        serve(queue, courier, Pace(beat_s=1, lease_s=2, look_s=1))
+        serve(queue, courier, Pace(beat_s=1, grace_s=1, round_s=1))

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 
 from workers import logs
+from workers.leased import Pace
 from workers.queue import JobQueue
 from workers.settings import Settings
-from workers.worker import Pace, serve
+from workers.worker import serve
 
 
 class ObedientPredictor:

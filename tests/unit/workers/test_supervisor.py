@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from workers.worker import Pace
+from workers.leased import Pace
 
 SCRIPT = """
 import sys
