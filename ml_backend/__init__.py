@@ -1,1 +1,3 @@
-"""Speaks Label Studio: takes its tasks, brings it predictions; holds no model and never imports torch."""
+"""Speak Label Studio: translate its tasks into jobs and answers into predictions; hold no model."""
+
+__all__: list[str] = []

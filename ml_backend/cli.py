@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from ml_backend.errors import BackendError
 from workers import logs
+from workers.complaint import complaining
 from workers.errors import WorkersError
 from workers.settings import Settings
-
-USAGE = 2
-"""Exit code for what the person at the keyboard can put right."""
-
-
-class Complaint(click.ClickException):
-    """A command cannot go on; its sentence is all that the user sees."""
-
-    exit_code = USAGE
-
-
-@contextmanager
-def _complaining() -> Iterator[None]:
-    try:
-        yield
-    except (BackendError, WorkersError) as exc:
-        raise Complaint(str(exc)) from exc
 
 
 @click.group()
@@ -43,7 +25,7 @@ def main() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [default: RSREFSEG_PORT, or 9090]")
 def web(host: str | None, port: int | None) -> None:
     """Answer Label Studio's calls until Ctrl-C."""
-    with _complaining():
+    with complaining(BackendError, WorkersError):
         settings = Settings.load()
         settings = settings.model_copy(update={"host": host or settings.host, "port": port or settings.port})
         logs.configure(settings.log_level)
@@ -56,7 +38,7 @@ def web(host: str | None, port: int | None) -> None:
 @main.command()
 def courier() -> None:
     """Bring finished masks to Label Studio until Ctrl-C."""
-    with _complaining():
+    with complaining(BackendError, WorkersError):
         settings = Settings.load()
         logs.configure(settings.log_level)
 
@@ -82,7 +64,7 @@ def courier() -> None:
 )
 def demo(once: bool, images: Path | None, label_studio: Path) -> None:
     """Start everything on this machine, pre-label images, and show the address to look at."""
-    with _complaining():
+    with complaining(BackendError, WorkersError):
         settings = Settings.load()
 
         from ml_backend.demo import Demo

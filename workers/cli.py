@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 
 import click
 from rich.console import Console
 
 from workers import logs
+from workers.complaint import USAGE, Complaint, complaining
 from workers.errors import WorkersError
 from workers.queue import GPU, JobQueue
 from workers.settings import Settings
 from workers.status import as_tables, status_of
-
-USAGE = 2
-"""Exit code for what the person at the keyboard can put right."""
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """What CUDA reads, once, to know which GPUs a process may use."""
@@ -25,19 +22,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 NO_GPU = "No such GPU is to be seen from here: mend the driver, or use --gpus cpu."
 
-
-class Complaint(click.ClickException):
-    """A command cannot go on; its sentence is all that the user sees."""
-
-    exit_code = USAGE
-
-
-@contextmanager
-def _complaining() -> Iterator[None]:
-    try:
-        yield
-    except WorkersError as exc:
-        raise Complaint(str(exc)) from exc
+NO_TORCH = "This installation has no torch: a worker needs the extra, as in pip install 'rsrefseg[worker]'."
 
 
 @click.group()
@@ -53,8 +38,9 @@ def main() -> None:
 @click.option("--queue", type=click.Choice([GPU]), default=GPU, show_default=True, help="Which jobs to take.")
 def run(gpus: str | None, queue: str) -> None:
     """Load the model and take jobs until Ctrl-C."""
-    with _complaining():
+    with complaining(WorkersError):
         settings = Settings.load()
+    _require_torch()
     logs.configure(settings.log_level)
     chosen = _choose_gpus(gpus, settings)
     if len(chosen) > 1:
@@ -64,6 +50,11 @@ def run(gpus: str | None, queue: str) -> None:
         sys.exit(supervise([[*command, gpu] for gpu in chosen], hopeless=USAGE))
     else:
         _run_one(settings, *chosen)
+
+
+def _require_torch() -> None:
+    if find_spec("torch") is None:
+        raise Complaint(NO_TORCH)
 
 
 def _run_one(settings: Settings, gpu: str | None = None) -> None:
@@ -77,12 +68,10 @@ def _run_one(settings: Settings, gpu: str | None = None) -> None:
 
     if gpu is not None and not torch.cuda.is_available():
         raise Complaint(NO_GPU)
-    try:
+    with complaining(RSRefSegError):
         # Before the queue is opened: a process that is killed while it loads has left nothing behind.
         predictor = load(settings, "cpu" if gpu is None else "cuda")
-    except RSRefSegError as exc:
-        raise Complaint(str(exc)) from exc
-    with _complaining(), JobQueue.open(settings) as queue:
+    with complaining(WorkersError), JobQueue.open(settings) as queue:
         serve(queue, predictor)
 
 
@@ -107,7 +96,7 @@ def _choose_gpus(wanted: str | None, settings: Settings) -> list[str]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(as_json: bool) -> None:
     """Show what waits, who works on what, and what failed and why."""
-    with _complaining():
+    with complaining(WorkersError):
         settings = Settings.load()
         with JobQueue.open(settings) as queue:
             seen = status_of(queue)
