@@ -90,6 +90,7 @@ class SharedImageEncoder(nn.Module):
         self.merge = _conv(c16 + c32, c32)
         self.to_clip = nn.Sequential(_conv(c32, c32), nn.Conv2d(c32, preset.clip_dim, 1))
         self.place = nn.Conv2d(preset.clip_dim, preset.clip_dim, 1, bias=False)
+        nn.init.zeros_(self.place.weight)  # what is there matters first, then where
         d = preset.decoder_dim
         self.neck = nn.Sequential(
             nn.Conv2d(16 * c4 + 4 * c8 + c32, d, 1, bias=False),
