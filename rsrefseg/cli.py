@@ -124,6 +124,7 @@ def scenes(out: Path, count: int, size: int, seed: int) -> None:
     "--instances", type=click.Path(path_type=Path), help="Folder with train.json, dev.json and images/ (COCO)."
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--start", type=click.Path(path_type=Path), help="A checkpoint whose weights to begin with.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--pace", type=click.FloatRange(0.001), default=1.0, show_default=True, help="Share of the recipe's steps."
@@ -135,6 +136,7 @@ def train(
     scene_count: int,
     instances: Path | None,
     resume: bool,
+    start: Path | None,
     seed: int,
     pace: float,
     threads: int | None,
@@ -161,7 +163,7 @@ def train(
     if instances:
         sources = [(drawn, 0.75), ([one.resized(size) for one in read_coco_instances(instances, "train")], 0.25)]
         held_out["instances"] = [one.resized(size) for one in read_coco_instances(instances, "dev")]
-    for name, result in run(model, recipe, sources, held_out, out, resume=resume).items():
+    for name, result in run(model, recipe, sources, held_out, out, resume=resume, start=start).items():
         click.echo(f"{name}: {json.dumps(result.rounded())}")
     click.echo(f"checkpoint: {out / 'checkpoint'}")
 

@@ -166,6 +166,24 @@ class Trainer:
         self._ema.module.load_state_dict(self.model.state_dict())
         return float(loss.detach())
 
+    def start_from(self, folder: Path) -> None:
+        """Take over the weights of a checkpoint; the recipe begins at its first step.
+
+        Args:
+            folder: A checkpoint of the same preset.
+
+        Raises:
+            BadRequest: If it is of another preset.
+        """
+        model = checkpoint.load(folder)
+        if model.preset != self.model.preset:
+            raise BadRequest(f"{folder} is of the preset {model.preset.name!r}, not {self.model.preset.name!r}")
+        self.model.load_state_dict(model.state_dict())
+        self._ema.module.load_state_dict(model.state_dict())
+        embedding = model.text_encoder.tower.token_embedding
+        if isinstance(embedding, FactorisedEmbedding):
+            self._seen |= embedding.table.weight.abs().sum(1) > 0
+
     def resume(self) -> bool:
         """Go on where the run in this folder stopped.
 
@@ -268,6 +286,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    start: Path | None = None,
     keep_every: int = 200,
     score_every: int = 1000,
 ) -> dict[str, Evaluation]:
@@ -280,6 +299,7 @@ def train(
         held_out: Images to score by name; they choose nothing, they only tell.
         out: Folder of the run: `training.pt`, `log.csv`, and in the end `checkpoint/`.
         resume: Go on with the run in `out`.
+        start: A checkpoint whose weights to begin with.
         keep_every: Steps between saves.
         score_every: Steps between scores.
 
@@ -294,6 +314,8 @@ def train(
     trainer = Trainer(preset, recipe, sources, out)
     if resume and trainer.resume():
         log.info("training resumed", extra={"step": trainer.step})
+    elif start:
+        trainer.start_from(start)
     else:
         log.info("words parted", extra={"loss": round(trainer.part_words(), 4)})
     out.mkdir(parents=True, exist_ok=True)

@@ -98,6 +98,8 @@ class Fleet:
 
     def wait_until_ready(self) -> None:
         def ready() -> bool:
+            for name, process in self.running.items():
+                assert process.poll() is None, f"{name} ended: {self.log(name).read_text()[-500:]}"
             try:
                 return bool(httpx.get(f"{self.url}/health").json().get("model_version"))
             except (httpx.TransportError, ValueError):

@@ -49,7 +49,7 @@ def test_an_annotator_opens_a_task_and_the_mask_is_on_the_image(
     [png] = (tmp_path / "scenes").glob("scene-*.png")
     grey = tmp_path / "grey.png"
     Image.open(png).convert("L").save(grey)  # so that red on the screen can only be the mask
-    [task] = project.add({"image": project.upload("grey.png", grey.read_bytes()), "expression": "the field"})
+    [task] = project.add({"image": project.upload("grey.png", grey.read_bytes()), "expression": "all storage tanks"})
     address = f"{label_studio.url}/projects/{project.id}/data?task={task}"
 
     page.goto(address)

@@ -12,6 +12,8 @@ from rsrefseg.predictor import Predictor
 from rsrefseg.presets import TINY, Preset
 from rsrefseg.tokenizer import Tokenizer
 
+torch.set_num_threads(1)  # the models are too small to share, and threads that wait for each other stall a busy machine
+
 
 @pytest.fixture(scope="session")
 def small() -> Preset:

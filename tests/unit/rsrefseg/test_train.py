@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rsrefseg import checkpoint
 from rsrefseg.datasets import LabelledImage
 from rsrefseg.errors import BadRequest
 from rsrefseg.expressions import Thing
@@ -55,6 +56,17 @@ def test_training_teaches(small, tmp_path):
     predictor = Predictor.from_checkpoint(tmp_path / "checkpoint")
     [both] = predictor.segment(squares()[0].image, ["all buildings"])
     assert both.mask[squares()[0].ids > 0].mean() > 0.7
+
+
+def test_training_can_start_from_a_checkpoint(small, tmp_path):
+    first = Trainer(small, QUICK, [(squares(), 1.0)], tmp_path)
+    for _, batch in first.batches():
+        first.learn(batch)
+    checkpoint.save(first.averaged(), tmp_path / "checkpoint", "card", half=False)
+    second = Trainer(small, replace(QUICK, seed=9), [(squares(), 1.0)], tmp_path)
+    second.start_from(tmp_path / "checkpoint")
+    for name, value in first.averaged().state_dict().items():
+        torch.testing.assert_close(second.averaged().state_dict()[name], value)
 
 
 def test_a_run_is_not_started_over_by_accident(small, tmp_path):
