@@ -8,6 +8,7 @@ WorkersError
     ├── QueueFull
     ├── RedisAway
     └── ImageAway
+        └── ImageBroken
 
 JobStopped              somebody's wish: the job in hand ends here
 """
@@ -68,6 +69,15 @@ class RedisAway(Unavailable):
 
 class ImageAway(Unavailable):
     """Whoever has the image does not answer."""
+
+    tries = 4
+    """How often it is worth asking again."""
+
+
+class ImageBroken(ImageAway):
+    """Label Studio breaks over the image, as it does over an upload whose file is gone."""
+
+    tries = 2
 
 
 class JobStopped(BaseException):

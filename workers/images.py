@@ -26,7 +26,7 @@ from label_studio_sdk.tokens.client_ext import TokensClientExt
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from workers.errors import ImageAway, ImageRefused
+from workers.errors import ImageAway, ImageBroken, ImageRefused
 from workers.failures import shown
 from workers.settings import Settings
 
@@ -162,6 +162,8 @@ class ImageFetcher:
         who = "Label Studio" if at_home else response.url.host
         if response.is_success:
             return
+        if at_home and code == httpx.codes.INTERNAL_SERVER_ERROR:
+            raise ImageBroken(f"Label Studio breaks over {shown(uri)} (500); most often the uploaded file is gone.")
         if code in _AWAY or response.is_server_error:
             raise ImageAway(f"{who} cannot give {shown(uri)} just now ({code}).")
         if code in (401, 403) and at_home:

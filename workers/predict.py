@@ -41,7 +41,7 @@ def predict(job_json: str) -> str | Retry | None:
         except ImageRefused as exc:
             return _hand_over(Refusal(job=job, move=exc.move, reason=str(exc)))
         except ImageAway as exc:
-            return _try_again(job, str(exc)) or _hand_over(Refusal(job=job, move="wait", reason=str(exc)))
+            return _try_again(job, exc) or _hand_over(Refusal(job=job, move="wait", reason=str(exc)))
         except JobTimeoutException:
             reason = "It took longer than RSREFSEG_PREDICT_TIMEOUT_S allows."
             return _hand_over(Refusal(job=job, move="ours", reason=reason))
@@ -72,11 +72,11 @@ def _answer(job: PredictJob) -> Answer:
     return Answer(job=job, model_version=bench.predictor.version, found=found, seconds=seconds)
 
 
-def _try_again(job: PredictJob, reason: str) -> Retry | None:
+def _try_again(job: PredictJob, away: ImageAway) -> Retry | None:
     rq_job = get_current_job()
-    if job.interactive or rq_job is None or (rq_job.number_of_retries or 0) >= len(BACKOFF_S):
+    if job.interactive or rq_job is None or (rq_job.number_of_retries or 0) >= away.tries:
         return None
-    log.info("image away", extra={"reason": reason, "attempt": (rq_job.number_of_retries or 0) + 1})
+    log.info("image away", extra={"reason": str(away), "attempt": (rq_job.number_of_retries or 0) + 1})
     return Retry(max=len(BACKOFF_S), interval=BACKOFF_S)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.conftest import TOKEN
 from tests.factories import make_image_uri, make_png
-from workers.errors import ImageAway, ImageRefused
+from workers.errors import ImageAway, ImageBroken, ImageRefused
 from workers.images import ImageFetcher, decode
 from workers.settings import Settings
 
@@ -170,10 +170,16 @@ def test_an_administrator_may_allow_a_private_host() -> None:
 # What hosts answer, and whose move it is.
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_a_host_that_cannot_just_now_is_away(status: int) -> None:
     with pytest.raises(ImageAway, match=rf"/a.png just now \({status}\)"):
         fetcher(gives(httpx.Response(status))).fetch("/a.png", 7)
+
+
+def test_an_upload_over_which_label_studio_breaks_is_given_up_sooner() -> None:
+    with pytest.raises(ImageBroken, match="most often the uploaded file is gone") as away:
+        fetcher(gives(httpx.Response(500))).fetch("/data/upload/1/a.png", 7)
+    assert away.value.tries < ImageAway.tries
 
 
 @pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
