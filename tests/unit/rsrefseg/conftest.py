@@ -9,8 +9,7 @@ import torch
 from rsrefseg.expressions import Thing
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
-from rsrefseg.presets import TINY, Preset
-from rsrefseg.tokenizer import Tokenizer
+from rsrefseg.presets import TINY, B, Lora, PairedVits, Preset, SamVit, SharedTrunk, SiglipText, SiglipVision
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +21,8 @@ def small() -> Preset:
         decoder_dim=32,
         decoder_heads=4,
         decoder_mlp_dim=32,
-        text_layers=2,
-        text_width=32,
-        text_heads=2,
-        text_embedding_rank=8,
-        trunk_channels=(8, 8, 16, 16),
-        trunk_blocks=(1, 1, 1, 1),
+        image=SharedTrunk(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1)),
+        text=replace(TINY.text, layers=2, width=32, heads=2, embedding_rank=8),
     )
 
 
@@ -35,7 +30,7 @@ def small() -> Preset:
 def model(small: Preset) -> RSRefSeg:
     """Random weights, but none of them zero, so that every path moves the output."""
     torch.manual_seed(0)
-    model = RSRefSeg(small, Tokenizer(small.text_positions).vocab_size)
+    model = RSRefSeg(small)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -65,4 +60,22 @@ def things() -> tuple[Thing, ...]:
         Thing("ship", disc(0.5, 0.5, 0.04), "white"),
         Thing("ship", disc(0.85, 0.5, 0.09), "white"),
         Thing("bridge", disc(0.15, 0.8, 0.06)),
+    )
+
+
+@pytest.fixture(scope="session")
+def small_b() -> Preset:
+    """Preset b at the sizes of `published.small_published`."""
+    return replace(
+        B,
+        image_size=208,
+        clip_dim=36,
+        decoder_dim=32,
+        decoder_mlp_dim=48,
+        image=PairedVits(
+            SamVit(width=24, layers=3, heads=2, window=5, global_layers=(1,)),
+            SiglipVision(image_size=104, patch_size=14, layers=3, heads=3, mlp_dim=70),
+        ),
+        text=SiglipText(layers=3, heads=3, mlp_dim=70, positions=12, vocab_size=50),
+        lora=Lora(rank=4, alpha=16.0),
     )

@@ -67,10 +67,10 @@ def test_weights_of_another_size_are_refused(model, tmp_path):
 def test_a_config_with_unknown_fields_is_refused(model, tmp_path):
     checkpoint.save(model, tmp_path, "card")
     (tmp_path / checkpoint.CONFIG).write_text(json.dumps({"preset": {"name": "tiny", "depth": 3}}))
-    with pytest.raises(BadCheckpoint, match="fields differ"):
+    with pytest.raises(BadCheckpoint, match="fields of Preset differ"):
         checkpoint.load(tmp_path)
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    with pytest.raises(UnknownPreset, match="there are: tiny"):
+    with pytest.raises(UnknownPreset, match="there are: b, l, tiny"):
         Predictor.from_preset("huge")
