@@ -209,7 +209,7 @@ def _continue(file: RemoteFile, part: Path, watch: Watch) -> None:
         if response.status_code != httpx.codes.PARTIAL_CONTENT or not _goes_on_at(response, here):
             here = 0  # the server begins anew, so do we
         with part.open("ab" if here else "wb") as sink:
-            for block in response.iter_raw(_BLOCK):
+            for block in response.iter_raw():
                 here += len(block)
                 if here > file.size:
                     break

@@ -1,9 +1,11 @@
 """A model of few weights and images whose right answer is known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 
 from rsrefseg.expressions import Thing
@@ -79,3 +81,33 @@ def small_b() -> Preset:
         text=SiglipText(layers=3, heads=3, mlp_dim=70, positions=12, vocab_size=50),
         lora=Lora(rank=4, alpha=16.0),
     )
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory) -> Path:
+    """A sentencepiece model of fifty pieces, with SigLIP's special ones."""
+    folder = tmp_path_factory.mktemp("words")
+    phrases = [
+        "the small white ship at the pier",
+        "the large red airplane on the runway",
+        "storage tanks left of the river",
+        "a bridge in the topleft of the harbour",
+        "tennis courts right of the building",
+        "the vehicle behind the chimney and the dam",
+        "golf field by the stadium",
+    ]
+    rng = np.random.default_rng(0)
+    (folder / "corpus.txt").write_text(
+        "\n".join(" ".join(rng.permutation(rng.choice(phrases).split())) for _ in range(700))
+    )
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "corpus.txt"),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=50,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return folder / "spiece.model"
