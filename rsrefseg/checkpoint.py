@@ -59,8 +59,8 @@ def shipped(name: str) -> Path:
         raise UnknownPreset(f"the weights of preset {name!r} do not come with the package; give --checkpoint DIR")
     raise MissingWeights(
         f"nobody publishes trained weights of preset {name!r}: convert a checkpoint of KyanChen/RSRefSeg (rsrefseg "
-        "convert) or train one (rsrefseg train), then give --checkpoint DIR. Training starts from published weights of "
-        f"SigLIP and SAM. {foundation.describe(preset)}"
+        "convert), then give --checkpoint DIR. The preset is built on published weights of SigLIP and SAM. "
+        + foundation.describe(preset)
     )
 
 
@@ -106,6 +106,12 @@ def write(state: dict[str, Tensor], config: Config, folder: Path, card: str, *, 
     stored = {
         name: (value.half() if half and value.is_floating_point() and "running_" not in name else value).contiguous()
         for name, value in state.items()
+    }
+    # Two names of one tensor are two tensors here; safetensors knows no other way.
+    storages = {value.untyped_storage().data_ptr(): name for name, value in stored.items()}
+    stored = {
+        name: value if storages[value.untyped_storage().data_ptr()] == name else value.clone()
+        for name, value in stored.items()
     }
     described = {"preset": config.preset.as_dict(), "holds": config.holds}
     (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n")

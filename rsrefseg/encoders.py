@@ -115,8 +115,6 @@ class SharedImageEncoder(nn.Module):
 class FactorisedEmbedding(nn.Module):
     """A large vocabulary through a narrow table: most of CLIP's 49,408 pieces never occur.
 
-    Rows start at zero, so that a piece never seen in training says nothing rather than noise.
-
     Args:
         vocab_size: Rows.
         rank: Width of the table.
@@ -127,7 +125,17 @@ class FactorisedEmbedding(nn.Module):
         super().__init__()
         self.table = nn.Embedding(vocab_size, rank)
         self.widen = nn.Linear(rank, width, bias=False)
-        nn.init.zeros_(self.table.weight)
+        # Far above the positions' 0.01, or words start out alike and take a thousand steps to part.
+        nn.init.normal_(self.table.weight, std=0.5)
+
+    @torch.no_grad()
+    def silence(self, never_seen: Tensor) -> None:
+        """Let pieces that training never showed say nothing rather than noise.
+
+        Args:
+            never_seen: (vocab_size,) bool.
+        """
+        self.table.weight[never_seen] = 0
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Look tokens up.

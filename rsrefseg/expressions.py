@@ -44,6 +44,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 _PLURALS = {"aircraft": "aircraft"}
 
+_STRETCHED = frozenset({"road", "river"})
+"""Classes without a useful centre or extent: what is seen of them is a matter of what lies across."""
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -189,7 +192,7 @@ class Grammar:
         return [Referral(wording, (members[0],), "plain")]
 
     def _position(self, category: str, members: list[int]) -> list[Referral]:
-        if not 2 <= len(members) <= 12:
+        if not 2 <= len(members) <= 12 or category in _STRETCHED:
             return []
         said = []
         noun = self._noun(category)
@@ -266,7 +269,7 @@ class Grammar:
         return said
 
     def _size(self, category: str, members: list[int]) -> list[Referral]:
-        if not 2 <= len(members) <= 12:
+        if not 2 <= len(members) <= 12 or category in _STRETCHED:
             return []
         noun = self._noun(category)
         ranked = sorted(members, key=lambda i: self._shapes[i].area)
@@ -278,12 +281,12 @@ class Grammar:
         return said
 
     def _relation(self, category: str, members: list[int]) -> list[Referral]:
-        if not 2 <= len(members) <= 12:
+        if not 2 <= len(members) <= 12 or category in _STRETCHED:
             return []
         said = []
         for other, landmarks in self._members.items():
-            if other == category or len(landmarks) != 1 or other in ("road", "river", "field", "lake"):
-                continue  # what stretches over the image has no useful centre
+            if other == category or len(landmarks) != 1 or other in _STRETCHED:
+                continue
             mark = self._shapes[landmarks[0]]
             near = {i: float(np.hypot(self._shapes[i].x - mark.x, self._shapes[i].y - mark.y)) for i in members}
             winner = self._clear_least(near, margin=2 * self.MARGIN)

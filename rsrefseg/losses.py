@@ -67,7 +67,9 @@ def touched(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def alignment_loss(matched: Tensor, classes: Tensor, looked_for: Tensor) -> Tensor:
-    """Match every cell with the words of every class: what pretraining gives to larger towers.
+    """Match every cell with the words of its class: what pretraining gives to larger towers.
+
+    The classes compete with each other and with the background, whose logit is nought.
 
     Args:
         matched: (b, k, g, g) logits.
@@ -75,17 +77,19 @@ def alignment_loss(matched: Tensor, classes: Tensor, looked_for: Tensor) -> Tens
         looked_for: (b, k) bool, whether the image's source labels the class.
 
     Returns:
-        Scalar.
-
-    Source:
-        The sigmoid loss of SigLIP, arXiv 2303.15343, per cell instead of per image.
+        Scalar: cross-entropy, cells with an object counting `RARE` times.
     """
-    coarse = classes[:, ::4, ::4]  # finer than the cells, and a sixteenth of the work
     grid = (matched.shape[2], matched.shape[3])
+    coarse = classes[:, ::4, ::4]  # finer than the cells, and a sixteenth of the work
     one_hot = functional.one_hot(coarse.clamp(min=-1) + 1, matched.shape[1] + 1)[..., 1:].permute(0, 3, 1, 2).float()
-    known = functional.adaptive_avg_pool2d((coarse >= -1).float()[:, None], grid)  # (b, 1, g, g)
-    counted = known * looked_for[:, :, None, None]
-    return cross_entropy(matched, touched(one_hot, grid), counted, RARE)
+    there = touched(one_hot, grid)  # (b, k, g, g)
+    nothing = (1 - there.sum(1, keepdim=True)).clamp(min=0)  # (b, 1, g, g)
+    truth = torch.cat([nothing, there], dim=1) / (nothing + there.sum(1, keepdim=True))
+    logits = matched.masked_fill(~looked_for[:, :, None, None], -1e4)
+    logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)  # (b, 1 + k, g, g)
+    known = functional.adaptive_avg_pool2d((coarse >= -1).float()[:, None], grid)[:, 0]
+    weight = known * (1 + (RARE - 1) * (1 - truth[:, 0]))
+    return (weight * functional.cross_entropy(logits, truth, reduction="none")).sum() / weight.sum().clamp(min=1)
 
 
 def drawing_loss(

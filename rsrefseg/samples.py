@@ -18,7 +18,7 @@ def write_samples(out: Path, count: int, size: int, seed: int) -> int:
     """Draw scenes and say one thing about each.
 
     Args:
-        out: Gets `scene-<seed>.png`, `masks/scene-<seed>.png` and `expressions.csv` (image, expression, label).
+        out: Gets `scene-00.png`, `masks/scene-00.png` and so on, and `expressions.csv` (image, expression).
         count: Scenes.
         size: Side in pixels.
         seed: Of the first scene; the others follow.
@@ -30,13 +30,13 @@ def write_samples(out: Path, count: int, size: int, seed: int) -> int:
     with (out / EXPRESSIONS).open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "expression"])
-        for number in range(seed, seed + count):
-            scene = draw_scene(number, size)
-            [referral] = Grammar(scene.things, np.random.default_rng(number)).referrals(1, absent_share=0.0)
+        for number in range(count):
+            scene = draw_scene(seed + number, size)
+            [referral] = Grammar(scene.things, np.random.default_rng(seed + number)).referrals(1, absent_share=0.0)
             truth = np.zeros(scene.image.shape[:2], bool)
             for index in referral.indices:
                 truth |= scene.things[index].mask
-            name = f"scene-{number}.png"
+            name = f"scene-{number:02d}.png"
             write_image(out / name, scene.image)
             write_image(out / "masks" / name, truth)
             table.writerow([name, referral.expression])

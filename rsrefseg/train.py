@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, IterableDataset
 
 from rsrefseg import checkpoint
 from rsrefseg.datasets import Batch, LabelledImage, ReferringBatches
+from rsrefseg.datasets.referring import CLASSES, class_words
+from rsrefseg.encoders import FactorisedEmbedding
 from rsrefseg.errors import BadRequest
 from rsrefseg.evaluate import Evaluation, evaluate
 from rsrefseg.features import TextFeatures
@@ -50,19 +57,23 @@ class Recipe:
     """Hyperparameters; stored in the card."""
 
     phases: tuple[Phase, ...] = (
-        Phase(steps=700, size=256, zoom=(0.35, 1.0), images=12, expressions=0),
-        Phase(steps=2300, size=256, zoom=(0.35, 1.0), images=12, expressions=3),
-        Phase(steps=400, size=512, zoom=(0.6, 1.0), images=5, expressions=3),
+        Phase(steps=1000, size=256, zoom=(0.3, 0.65), images=12, expressions=0),
+        Phase(steps=1700, size=256, zoom=(0.3, 0.75), images=12, expressions=2),
+        Phase(steps=250, size=512, zoom=(0.7, 1.0), images=5, expressions=3),
     )
-    learning_rate: float = 1e-3
+    word_steps: int = 300
+    """Steps of the text tower alone, before the first phase."""
+    learning_rate: float = 1.5e-3
+    text_rate: float = 0.05
+    """Learning rate of the text tower, as a share of that of the rest."""
     weight_decay: float = 0.02
     warmup_steps: int = 150
     gradient_norm: float = 1.0
-    ema_decay: float = 0.998
+    ema_decay: float = 0.995
     bce: float = 5.0
-    dice: float = 1.0
+    dice: float = 2.0
     activation: float = 2.0
-    alignment: float = 8.0
+    alignment: float = 2.0
     iou: float = 0.5
     seed: int = 0
 
@@ -86,6 +97,20 @@ class Recipe:
         return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
 
+class Stream(IterableDataset[Batch]):
+    """An iterator in the form that torch's loader takes.
+
+    Args:
+        batches: What to hand on.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches
+
+
 class Trainer:
     """The model, its running average and its optimiser, with one step and one save.
 
@@ -106,20 +131,55 @@ class Trainer:
         self._tokenizer = Tokenizer(preset.text.positions)
         self.model = RSRefSeg(preset).to(memory_format=torch.channels_last)
         self._ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in self.model.named_parameters():
+            share = recipe.text_rate if name.startswith("text_encoder.") else 1.0
+            groups[share, recipe.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         self._optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [{"params": group, "weight_decay": decay, "share": share} for (share, decay), group in groups.items()],
             lr=recipe.learning_rate,
         )
+        self._seen = torch.zeros(self._tokenizer.vocab_size, dtype=torch.bool)
         self.step = 0
 
-    @property
     def averaged(self) -> RSRefSeg:
-        """The running average of the weights, which is what is evaluated and kept."""
-        model: nn.Module = self._ema.module
+        """Copy the running average of the weights, which is what is evaluated and kept.
+
+        Returns:
+            A model in which words that training never showed say nothing.
+        """
+        model = copy.deepcopy(self._ema.module)
         assert isinstance(model, RSRefSeg)
+        embedding = model.text_encoder.tower.token_embedding
+        if isinstance(embedding, FactorisedEmbedding):
+            embedding.silence(~self._seen)
         return model
+
+    def part_words(self) -> float:
+        """Teach the text tower which words mean the same class, before any image.
+
+        Without it the first thing to be learnt is that most cells match nothing: all words move together, away from
+        the images, and take thousands of steps to part again.
+
+        Returns:
+            The last loss.
+        """
+        rng = np.random.default_rng(self._recipe.seed)
+        tower = self.model.text_encoder.train()
+        corners = nn.init.orthogonal_(torch.empty(len(CLASSES), self.model.preset.clip_dim))
+        optimiser = torch.optim.AdamW(tower.parameters(), lr=1e-3)
+        loss = torch.zeros(())
+        for _ in range(self._recipe.word_steps):
+            named = rng.integers(len(CLASSES), size=32)
+            token_ids = [self._tokenizer(class_words(CLASSES[i], rng)) for i in named]
+            self._seen[torch.cat(token_ids)] = True
+            near = functional.normalize(tower(token_ids).pooled, dim=1) @ corners.T  # (32, k)
+            loss = functional.cross_entropy(10 * near, torch.from_numpy(named))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        self._ema.module.load_state_dict(self.model.state_dict())
+        return float(loss.detach())
 
     def resume(self) -> bool:
         """Go on where the run in this folder stopped.
@@ -134,6 +194,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self._ema.load_state_dict(state["ema"])
         self._optimiser.load_state_dict(state["optimiser"])
+        self._seen = state["seen"]
         self.step = state["step"]
         return True
 
@@ -144,6 +205,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self._ema.state_dict(),
             "optimiser": self._optimiser.state_dict(),
+            "seen": self._seen,
             "step": self.step,
         }
         partial = self._out / (STATE + ".part")
@@ -155,11 +217,14 @@ class Trainer:
         begun = 0
         for phase in self._recipe.phases:
             if self.step < begun + phase.steps:
-                stream = ReferringBatches(
+                batches = ReferringBatches(
                     self._sources, self._tokenizer, self._recipe.seed, phase.images, phase.expressions
-                ).stream(self.step, phase.size, phase.zoom)
+                )
+                stream = batches.stream(self.step, phase.size, phase.zoom)
+                # A process of its own prepares the next batches while this one computes.
+                ahead = iter(DataLoader(Stream(stream), batch_size=None, num_workers=1, prefetch_factor=3))
                 for _ in range(self.step, begun + phase.steps):
-                    yield phase, next(stream)
+                    yield phase, next(ahead)
             begun += phase.steps
 
     def learn(self, batch: Batch) -> float:
@@ -172,8 +237,9 @@ class Trainer:
             The loss.
         """
         recipe = self._recipe
+        self._seen[torch.cat([*batch.class_token_ids, *batch.token_ids])] = True
         for group in self._optimiser.param_groups:
-            group["lr"] = recipe.rate_at(self.step)
+            group["lr"] = group["share"] * recipe.rate_at(self.step)
         self.model.train()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_fast_bfloat16()):
             images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -215,7 +281,8 @@ def train(
     out: Path,
     *,
     resume: bool = False,
-    every: int = 500,
+    keep_every: int = 200,
+    score_every: int = 1000,
 ) -> dict[str, Evaluation]:
     """Train to the end of the recipe and write the checkpoint to `out/checkpoint`.
 
@@ -226,7 +293,8 @@ def train(
         held_out: Images to score by name; they choose nothing, they only tell.
         out: Folder of the run: `training.pt`, `log.csv`, and in the end `checkpoint/`.
         resume: Go on with the run in `out`.
-        every: Steps between saves and scores.
+        keep_every: Steps between saves.
+        score_every: Steps between scores.
 
     Returns:
         The last scores by name.
@@ -239,6 +307,8 @@ def train(
     trainer = Trainer(preset, recipe, sources, out)
     if resume and trainer.resume():
         log.info("training resumed", extra={"step": trainer.step})
+    else:
+        log.info("words parted", extra={"loss": round(trainer.part_words(), 4)})
     out.mkdir(parents=True, exist_ok=True)
     scores: dict[str, Evaluation] = {}
     began, losses = time.monotonic(), []
@@ -260,14 +330,15 @@ def train(
                     },
                 )
                 began, losses = time.monotonic(), []
-            if trainer.step % every == 0 or trainer.step == recipe.steps:
+            if trainer.step % keep_every == 0 or trainer.step == recipe.steps:
                 trainer.keep()
-                predictor = Predictor(trainer.averaged, "in training")
+            if trainer.step % score_every == 0 or trainer.step == recipe.steps:
+                predictor = Predictor(trainer.averaged(), "in training")
                 scores = {name: evaluate(predictor, images) for name, images in held_out.items()}
                 for name, result in scores.items():
                     log.info("scored", extra={"step": trainer.step, "set": name, **result.rounded()})
                 began, losses = time.monotonic(), []
-    checkpoint.save(trainer.averaged, out / "checkpoint", _card(preset, recipe, scores))
+    checkpoint.save(trainer.averaged(), out / "checkpoint", _card(preset, recipe, scores))
     return scores
 
 

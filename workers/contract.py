@@ -62,7 +62,7 @@ class Rle(Wire):
         if height * width > PIXELS_LIMIT:
             raise ValueError(f"a mask of {height} x {width} pixels is larger than {PIXELS_LIMIT} pixels")
         try:
-            decoded = coco_mask.decode({"size": [height, width], "counts": self.counts.encode("ascii")})
+            decoded: np.ndarray = coco_mask.decode({"size": [height, width], "counts": self.counts.encode("ascii")})
         except (ValueError, TypeError) as exc:
             raise ValueError(f"the run lengths do not describe a mask of {height} x {width} pixels") from exc
         return decoded.astype(bool)

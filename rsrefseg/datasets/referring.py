@@ -146,7 +146,7 @@ class ReferringBatches:
             torch.from_numpy(np.array(counted, np.float32).reshape(-1, *size_hw)),
             torch.from_numpy(np.stack(classes)),
             torch.from_numpy(np.stack(looked_for)),
-            [self._tokenizer(_class_words(name, rng)) for name in CLASSES],
+            [self._tokenizer(class_words(name, rng)) for name in CLASSES],
         )
 
     @staticmethod
@@ -179,7 +179,16 @@ def _class_map(cut: LabelledImage, unknown: np.ndarray) -> np.ndarray:
     return classes
 
 
-def _class_words(category: str, rng: np.random.Generator) -> str:
+def class_words(category: str, rng: np.random.Generator) -> str:
+    """Word a class.
+
+    Args:
+        category: One of `CLASSES`.
+        rng: Chooses among synonyms, singular and plural.
+
+    Returns:
+        Such as "all aircraft".
+    """
     noun = SYNONYMS[category][int(rng.integers(len(SYNONYMS[category])))]
     wordings = (noun, f"the {noun}", f"all {plural(noun)}", plural(noun), f"the {plural(noun)}")
     return wordings[int(rng.integers(len(wordings)))]

@@ -175,6 +175,17 @@ def test_numbers_stay_what_they_were(weights, small_b, tmp_path):
     assert torch.equal(stored[bn], weights["prompter_down_channel.bn.running_var"])
 
 
+def test_one_tensor_of_two_names_becomes_two(weights, small_b, tmp_path):
+    tied = dict(weights)
+    first = "backbone.base_model.model.shared_image_embedding.positional_embedding"
+    tied["sam_prompt_encoder.model.shared_embedding.positional_embedding"] = tied[first]
+    torch.save(tied, tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", small_b, tmp_path / "out", foundation_folder=tmp_path)
+    stored = load_file(tmp_path / "out" / checkpoint.WEIGHTS)
+    matrix = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+    assert torch.equal(stored[matrix], stored["image_encoder.frequencies"])
+
+
 def test_half_precision_is_an_option(same, weights, tmp_path):
     torch.save(weights, tmp_path / "a.pth")
     same(tmp_path / "a.pth", tolerance=0.2, half=True)

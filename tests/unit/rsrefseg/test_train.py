@@ -10,7 +10,9 @@ from rsrefseg.expressions import Thing
 from rsrefseg.predictor import Predictor
 from rsrefseg.train import Phase, Recipe, Trainer, train
 
-QUICK = Recipe(phases=(Phase(6, 64, (0.9, 1.0), 4, 3),), warmup_steps=2, seed=3)
+QUICK = Recipe(
+    phases=(Phase(2, 64, (0.9, 1.0), 4, 0), Phase(4, 64, (0.9, 1.0), 4, 3)), warmup_steps=2, word_steps=2, seed=3
+)
 
 
 def squares(count: int = 6) -> list[LabelledImage]:
@@ -45,8 +47,10 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(small, tmp_path):
 
 
 def test_training_teaches(small, tmp_path):
-    recipe = Recipe(phases=(Phase(160, 128, (0.95, 1.0), 4, 3),), warmup_steps=10, learning_rate=3e-3, ema_decay=0.9)
-    scores = train(small, recipe, [(squares(), 1.0)], {"seen": squares()}, tmp_path, every=160)
+    recipe = Recipe(
+        phases=(Phase(160, 128, (0.95, 1.0), 4, 2),), warmup_steps=10, word_steps=20, learning_rate=2e-3, ema_decay=0.9
+    )
+    scores = train(small, recipe, [(squares(), 1.0)], {"seen": squares()}, tmp_path)
     assert scores["seen"].overall.mIoU > 45
     predictor = Predictor.from_checkpoint(tmp_path / "checkpoint")
     [both] = predictor.segment(squares()[0].image, ["all buildings"])
@@ -60,7 +64,7 @@ def test_a_run_is_not_started_over_by_accident(small, tmp_path):
 
 
 def test_the_learning_rate_warms_up_and_falls():
-    recipe = Recipe(phases=(Phase(100, 64, (1, 1), 1, 3),), warmup_steps=10, learning_rate=1.0)
+    recipe = Recipe(phases=(Phase(100, 64, (1, 1), 1, 1),), warmup_steps=10, learning_rate=1.0)
     rates = [recipe.rate_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)

@@ -1,0 +1,115 @@
+"""The courier as an RQ worker: one process, no torch, one delivery at a time."""
+
+from __future__ import annotations
+
+import logging
+from types import FrameType
+
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job
+from rq.utils import now
+
+from ml_backend.courier import Courier, employ
+from ml_backend.errors import KeyRefused, LabelStudioAway, LabelStudioRefused, StartFailed
+from ml_backend.housekeeper import Housekeeper
+from ml_backend.label_studio import LabelStudio
+from workers import leased
+from workers.leased import LeasedWorker, Pace, Stop
+from workers.queue import JobQueue
+from workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LONGEST_S = 3600
+"""Longest that one delivery may take; it waits for Label Studio less than that."""
+
+
+class CourierWorker(LeasedWorker):
+    """Takes deliveries from the queue while Redis is there.
+
+    Args:
+        queue: Where the deliveries are.
+        courier: Who makes them.
+        stop: Set when somebody asks the process to end.
+        pace: How soon its death is noticed.
+    """
+
+    def __init__(self, queue: JobQueue, courier: Courier, stop: Stop, pace: Pace) -> None:
+        super().__init__(queue.label_studio, stop, pace, prefix="courier-")
+        self._courier = courier
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Make one delivery.
+
+        Args:
+            job: The delivery.
+            queue: Where it was.
+        """
+        job.timeout = LONGEST_S
+        super().execute_job(job, queue)
+
+    def renew(self, job: Job, execution: Execution) -> None:
+        """Say that the delivery still runs, and keep others off its task.
+
+        Args:
+            job: The delivery.
+            execution: This run of it.
+        """
+        super().renew(job, execution)
+        self._courier.renew()
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """End after the delivery in hand; one that waits for Label Studio goes back to the queue.
+
+        Args:
+            signum: SIGTERM or SIGINT.
+            frame: Where the process was.
+        """
+        self._courier.leaving = True
+        super().request_stop(signum, frame)
+
+    def clean_registries(self) -> None:
+        """Leave that to the housekeeper."""
+        self.last_cleaned_at = now()
+
+
+def run(settings: Settings) -> None:
+    """Deliver until SIGTERM or SIGINT.
+
+    Args:
+        settings: Where Label Studio and Redis are.
+
+    Raises:
+        StartFailed: If there is no key, or Label Studio does not accept it.
+    """
+    key = settings.label_studio_api_key.get_secret_value()
+    if not key:
+        raise StartFailed("LABEL_STUDIO_API_KEY is not set: copy a token from Account & Settings of Label Studio.")
+    with JobQueue.open(settings) as queue:
+        queue.ping()
+        label_studio = LabelStudio(settings.label_studio_url, key)
+        try:
+            label_studio.check_key()
+        except KeyRefused as exc:
+            raise StartFailed(str(exc)) from exc
+        except (LabelStudioAway, LabelStudioRefused) as exc:
+            log.warning("label studio is away; deliveries wait for it", extra={"reason": str(exc)})
+        serve(queue, Courier(queue, label_studio))
+
+
+def serve(queue: JobQueue, courier: Courier, pace: Pace | None = None) -> None:
+    """Deliver until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
+
+    Args:
+        queue: Where the deliveries are.
+        courier: Who makes them.
+        pace: How soon its death is noticed.
+    """
+    pace = pace or Pace()
+    employ(courier)
+    housekeeper = Housekeeper(queue, pace.round_s)
+    housekeeper.start()
+    log.info("courier ready")
+    leased.serve(lambda stop: CourierWorker(queue, courier, stop, pace))
+    housekeeper.stop()

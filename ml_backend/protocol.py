@@ -1,0 +1,134 @@
+"""What Label Studio sends, as far as we read it.
+
+Everything else is dropped at the door: a request carries each task's annotations, drafts and predictions, run lengths
+included, and a webhook carries the project's secrets.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _project_id(value: object) -> object:
+    # "{id}.{when it was created}"
+    return value.partition(".")[0] if isinstance(value, str) else value
+
+
+def _object(value: object) -> object:
+    # People enter the extra parameters as an object or as its JSON text.
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as exc:
+        raise ValueError('extra_params must be a JSON object such as {"expression_field": "caption"}') from exc
+
+
+ProjectId = Annotated[int, BeforeValidator(_project_id)]
+
+
+class Sent(BaseModel):
+    """What every message of Label Studio has in common: we read what we need and keep nothing else."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ExtraParams(Sent):
+    """What the person who added the backend wrote into its extra parameters."""
+
+    expression_field: str | None = None
+    """The key of the task's data that holds the expression."""
+
+
+class SetupRequest(Sent):
+    """POST /setup: after every /health, on every page of the Data Manager."""
+
+    project: ProjectId
+    label_config: Annotated[str, Field(alias="schema", min_length=1)]
+    extra_params: Annotated[ExtraParams, BeforeValidator(_object)] = ExtraParams()
+
+
+class Task(Sent):
+    """A task, without what people and models said about it."""
+
+    id: int
+    data: dict[str, Any]
+
+
+class Typed(Sent):
+    """The value of a result, as far as it is text."""
+
+    text: str | tuple[str, ...] = ()
+
+
+class Drawn(Sent):
+    """One result in the editor when a person waits for an answer."""
+
+    from_name: str = ""
+    value: Typed = Typed()
+
+
+class Context(Sent):
+    """What a person did in the editor; its presence means that they wait."""
+
+    result: tuple[Drawn, ...] = ()
+
+
+class Params(Sent):
+    """What goes with a /predict."""
+
+    context: Context | None = None
+
+
+class PredictRequest(Sent):
+    """POST /predict: one task that a person opened or types about, or all that were selected."""
+
+    tasks: tuple[Task, ...]
+    project: ProjectId
+    label_config: Annotated[str, Field(min_length=1)]
+    params: Params = Params()
+
+
+class Named(Sent):
+    """Anything that has an id."""
+
+    id: int
+    task: int | None = None
+    """Of an annotation: the id of its task, which is there even where the task itself is not sent."""
+
+
+def _several(value: object) -> object:
+    # Bulk events carry lists where single events carry objects.
+    return value if isinstance(value, list) else [value]
+
+
+OneOrMany = Annotated[tuple[Named, ...], BeforeValidator(_several)]
+
+
+class Webhook(Sent):
+    """POST /webhook: a wake-up; the annotations themselves are pulled later."""
+
+    action: Annotated[str, Field(min_length=1, max_length=100)]
+    project: Named | None = None
+    """Absent where the webhook is set to send the action alone."""
+    annotation: OneOrMany = ()
+    annotations: OneOrMany = ()
+    task: OneOrMany = ()
+    tasks: OneOrMany = ()
+
+    @property
+    def annotation_ids(self) -> tuple[int, ...]:
+        """The annotations it is about."""
+        return tuple(annotation.id for annotation in self.annotation + self.annotations)
+
+    @property
+    def task_ids(self) -> tuple[int, ...]:
+        """The tasks it is about, each once."""
+        named = [task.id for task in self.task + self.tasks]
+        owners = [annotation.task for annotation in self.annotation if annotation.task is not None]
+        return tuple(dict.fromkeys(named + owners))

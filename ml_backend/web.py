@@ -1,0 +1,260 @@
+"""The five routes that Label Studio calls: validate, enqueue, answer; wait for the model only if a person waits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from flask import Flask, Response, jsonify, request
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from ml_backend.errors import BadRequest, Malformed, Unaskable
+from ml_backend.label_config import LabelConfig, read_label_config
+from ml_backend.protocol import Context, PredictRequest, Sent, SetupRequest, Task, Webhook
+from ml_backend.translate import answer_to_prediction, task_to_job, unaskable_key, unaskable_to_failure
+from workers.contract import Answer, PredictJob
+from workers.queue import Event, Failure, JobQueue, QueueFull, RedisAway
+from workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BODY_LIMIT = 250 * 1024 * 1024
+"""Largest request, in bytes; the same as Label Studio's own limit."""
+
+FREE_THREADS = 4
+"""Threads that never wait for a worker, so that /health and /webhook answer at once whatever the GPUs do."""
+
+REDIS_RETRY_S = 5
+"""What we tell the caller to wait when Redis is away."""
+
+REASON_LIMIT = 400
+"""Longest sentence put into the status line, in characters."""
+
+KEPT_EVENTS = frozenset({
+    "ANNOTATION_CREATED",
+    "ANNOTATION_UPDATED",
+    "ANNOTATIONS_CREATED",
+    "ANNOTATIONS_DELETED",
+    "PROJECT_UPDATED",
+    "START_TRAINING",
+    "TASKS_CREATED",
+    "TASKS_DELETED",
+})
+"""The webhooks that later work wants to know of."""
+
+SentT = TypeVar("SentT", bound=Sent)
+
+
+def create_app(settings: Settings, queue: JobQueue) -> Flask:
+    """Build the web application.
+
+    Args:
+        settings: How long people may wait.
+        queue: Where requests go.
+
+    Returns:
+        The WSGI application.
+    """
+    routes = Routes(settings, queue)
+    app = Flask("rsrefseg-backend", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
+    app.add_url_rule("/health", view_func=routes.health, methods=["GET"])
+    app.add_url_rule("/setup", view_func=routes.setup, methods=["POST"])
+    app.add_url_rule("/predict", view_func=routes.predict, methods=["POST"])
+    app.add_url_rule("/webhook", view_func=routes.webhook, methods=["POST"])
+    app.add_url_rule("/versions", view_func=routes.versions, methods=["GET"])
+    app.register_error_handler(BadRequest, _bad_request)
+    app.register_error_handler(QueueFull, _queue_full)
+    app.register_error_handler(RedisAway, _redis_away)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+    return app
+
+
+class Routes:
+    """What each route does.
+
+    Args:
+        settings: How long people may wait.
+        queue: Where requests go.
+    """
+
+    def __init__(self, settings: Settings, queue: JobQueue) -> None:
+        self.settings = settings
+        self.queue = queue
+        self._waiting = threading.BoundedSemaphore(max(1, settings.web_threads - FREE_THREADS))
+        # Label Studio sends the extra parameters to /setup alone, but before each /predict that is not interactive.
+        self._expression_fields: dict[int, str | None] = {}
+
+    def health(self) -> dict[str, Any]:
+        """Say whether requests can be taken.
+
+        Returns:
+            UP, and the model version if a worker ever announced one.
+        """
+        self.queue.ping()
+        return {"status": "UP", **self._version()}
+
+    def setup(self) -> dict[str, Any]:
+        """Check the labeling config, and promise the version that predictions will carry.
+
+        Returns:
+            The model version; nothing while no worker ever announced one.
+        """
+        sent = _read(SetupRequest)
+        read_label_config(sent.label_config)
+        self._expression_fields[sent.project] = sent.extra_params.expression_field
+        return self._version()
+
+    def predict(self) -> dict[str, Any]:
+        """Take tasks, and answer what can be answered now.
+
+        Returns:
+            For each task an empty list, which Label Studio takes for "not yet": the courier delivers. For a person who
+            waits in the editor, the regions.
+        """
+        sent = _read(PredictRequest)
+        config = read_label_config(sent.label_config, self._expression_fields.get(sent.project))
+        version = self.queue.model_version() or ""
+        if sent.params.context is not None:
+            return {"results": [self._draw(task, sent, config, version, sent.params.context) for task in sent.tasks]}
+        jobs: list[PredictJob] = []
+        failures: list[Failure] = []
+        for task in sent.tasks:
+            try:
+                jobs.append(task_to_job(task, sent.project, config, version))
+            except Unaskable as exc:
+                failures.append(unaskable_to_failure(task, sent.project, config, exc))
+        opened = len(sent.tasks) == 1
+        new = self.queue.submit(jobs, front=opened)
+        self._list_failures(sent, failures)
+        facts = {"project_id": sent.project, "tasks": len(sent.tasks), "new": new, "unaskable": len(failures)}
+        log.info("tasks taken", extra=facts)
+        if opened and jobs:
+            self._wait_until_settled(jobs[0].key)
+        return {"results": [[] for _ in sent.tasks]}
+
+    def webhook(self) -> dict[str, Any]:
+        """Keep what happened; Label Studio waits one second and never repeats itself, so nothing else is done here.
+
+        Returns:
+            Whether the event was kept.
+        """
+        sent = _read(Webhook)
+        if sent.action not in KEPT_EVENTS or sent.project is None:
+            return {"status": "ignored"}
+        event = Event(
+            action=sent.action,
+            project_id=sent.project.id,
+            annotation_ids=sent.annotation_ids,
+            task_ids=sent.task_ids,
+            at=datetime.now(UTC),
+        )
+        self.queue.keep_event(event)
+        return {"status": "kept"}
+
+    def versions(self) -> dict[str, Any]:
+        """List the model versions that workers announced.
+
+        Returns:
+            The versions, newest first.
+        """
+        return {"versions": self.queue.model_versions()}
+
+    def _version(self) -> dict[str, Any]:
+        # Without a version the key is left out: Label Studio would store a null and then fail to save predictions.
+        version = self.queue.model_version()
+        return {} if version is None else {"model_version": version}
+
+    def _list_failures(self, sent: PredictRequest, failures: list[Failure]) -> None:
+        # A task that could not be asked before and was repaired leaves the list.
+        known = {failure.key for failure in self.queue.failures(sent.project)}
+        repaired = {unaskable_key(sent.project, task.id) for task in sent.tasks} - {failure.key for failure in failures}
+        for key in known & repaired:
+            self.queue.clear_failure(key)
+        for failure in failures:
+            self.queue.record_failure(failure)
+
+    def _wait_until_settled(self, key: str) -> None:
+        # Label Studio reads its predictions again after we answered, so what the courier delivers meanwhile is shown.
+        if self._waiting.acquire(blocking=False):
+            try:
+                self.queue.wait_until_settled([key], self.settings.open_wait_s)
+            finally:
+                self._waiting.release()
+
+    def _draw(
+        self, task: Task, sent: PredictRequest, config: LabelConfig, version: str, context: Context
+    ) -> dict[str, Any]:
+        # Label Studio hands this dict to the editor, which shows nothing for any other shape.
+        nothing = {"result": [], "score": 0.0, "model_version": version}
+        try:
+            job = task_to_job(task, sent.project, config, version, context)
+        except Unaskable as exc:
+            log.info("nothing drawn", extra={"task_id": task.id, "reason": str(exc)})
+            return nothing
+        if not self._waiting.acquire(blocking=False):
+            log.warning("nothing drawn", extra={"task_id": task.id, "reason": "too many people wait already"})
+            return nothing
+        try:
+            self.queue.submit([job], front=True)
+            reply = self.queue.wait_for_reply(job, self.settings.interactive_wait_s)
+        finally:
+            self._waiting.release()
+        if isinstance(reply, Answer):
+            return answer_to_prediction(reply)
+        reason = reply.reason if reply else f"no worker answered within {self.settings.interactive_wait_s:g} s"
+        log.warning("nothing drawn", extra={"task_id": task.id, "reason": reason})
+        return nothing
+
+
+def _read(kind: type[SentT]) -> SentT:
+    try:
+        return kind.model_validate_json(request.get_data(cache=False))
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        if error["type"] == "json_invalid":
+            raise Malformed(f"The body is not JSON: {error['msg']}") from None
+        field = ".".join(map(str, error["loc"]))
+        raise BadRequest(f"The field {field} will not do: {error['msg']}", field=field) from None
+
+
+def _say(status: int, reason: str, **facts: str) -> Response:
+    # Of a refusal Label Studio shows the status line and never the body, hence the reason in both.
+    line = "".join(letter if " " <= letter <= "~" else "?" for letter in reason[:REASON_LIMIT])
+    response = jsonify({"error": reason, **facts})
+    response.status = f"{status} {line}"
+    return response
+
+
+def _bad_request(exc: BadRequest) -> Response:
+    log.info("request refused", extra={"path": request.path, "field": exc.field, "reason": str(exc)})
+    return _say(400 if isinstance(exc, Malformed) else 422, str(exc), field=exc.field)
+
+
+def _queue_full(exc: QueueFull) -> Response:
+    log.warning("queue full", extra={"path": request.path})
+    response = _say(503, f"Too many requests wait for a worker; ask again in {exc.retry_after_s} s.")
+    response.headers["Retry-After"] = str(exc.retry_after_s)
+    return response
+
+
+def _redis_away(_exc: RedisAway) -> Response:
+    log.error("redis away", extra={"path": request.path})
+    response = _say(503, f"The queue cannot be reached; ask again in {REDIS_RETRY_S} s.")
+    response.headers["Retry-After"] = str(REDIS_RETRY_S)
+    return response
+
+
+def _http_error(exc: HTTPException) -> Response:
+    return _say(exc.code or 500, exc.description or exc.name)
+
+
+def _unexpected(exc: Exception) -> Response:
+    error_id = uuid.uuid4().hex[:12]
+    log.error("request failed", exc_info=exc, extra={"path": request.path, "error_id": error_id})
+    return _say(500, f"Something went wrong on our side; the log names it {error_id}.", id=error_id)

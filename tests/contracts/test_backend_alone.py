@@ -1,0 +1,81 @@
+"""`pip install .` without extras: a web process without torch that starts at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.need import need_backend_python
+
+START_LIMIT_S = 1.5
+"""Of processor time: what else the machine does is not the web process's fault."""
+
+
+@pytest.fixture
+def python() -> Path:
+    return need_backend_python()
+
+
+def test_there_is_no_torch_in_a_base_install(python: Path):
+    done = subprocess.run([python, "-c", "import torch"], capture_output=True, text=True)
+    assert "No module named 'torch'" in done.stderr
+
+
+def test_every_module_of_the_backend_imports_without_torch(python: Path):
+    code = (
+        "import importlib, pkgutil, ml_backend\n"
+        "for module in pkgutil.iter_modules(ml_backend.__path__):\n"
+        "    importlib.import_module(f'ml_backend.{module.name}')\n"
+    )
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_web_process_listens_within_a_second_and_a_half(python: Path, tmp_path: Path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RSREFSEG_", "REDIS_", "LABEL_STUDIO_"))}
+    environment = kept | {"RSREFSEG_PORT": str(port), "RSREFSEG_DATA": str(tmp_path)}
+    start(python, port, environment)  # the first time compiles
+    before = os.times()
+    start(python, port, environment)
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    assert used < START_LIMIT_S
+
+
+def start(python: Path, port: int, environment: dict[str, str]) -> None:
+    began = time.monotonic()
+    with (Path(environment["RSREFSEG_DATA"]) / "web.log").open("ab") as log:
+        process = subprocess.Popen([python.parent / "rsrefseg-backend", "web"], env=environment, stdout=log, stderr=log)
+    try:
+        while True:
+            assert time.monotonic() - began < 30, "the web process does not listen"
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
+                return
+            except httpx.HTTPError:
+                time.sleep(0.01)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def test_a_worker_without_its_extra_says_what_to_install(python: Path, tmp_path: Path):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RSREFSEG_", "REDIS_", "LABEL_STUDIO_"))}
+    done = subprocess.run(
+        [python.parent / "rsrefseg-worker", "run"],
+        env=kept | {"RSREFSEG_DATA": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "worker" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,51 @@
+"""The smallest valid messages and images; a test says only what matters to it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from workers.contract import Answer, Ask, Found, Output, PredictJob, Rle
+
+
+def make_png(size_hw: tuple[int, int] = (6, 8), mode: str = "RGB", **options: Any) -> bytes:
+    """A black image with a white upper left quarter."""
+    pixels = np.zeros(size_hw, np.uint8)
+    pixels[: size_hw[0] // 2, : size_hw[1] // 2] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, options.pop("format", "PNG"), **options)
+    return file.getvalue()
+
+
+def make_image_uri(size_hw: tuple[int, int] = (6, 8)) -> str:
+    return "data:image/png;base64," + base64.b64encode(make_png(size_hw)).decode()
+
+
+def make_job(task_id: int = 7, expressions: tuple[str, ...] = ("the ship",), **fields: Any) -> PredictJob:
+    return PredictJob(**{
+        "project_id": 1,
+        "task_id": task_id,
+        "image_uri": make_image_uri(),
+        "asks": tuple(Ask(expression=expression, label="target") for expression in expressions),
+        "output": Output(from_name="tag", to_name="image", type="brushlabels"),
+        **fields,
+    })
+
+
+def make_answer(job: PredictJob | None = None, mask: np.ndarray | None = None, **fields: Any) -> Answer:
+    job = job or make_job()
+    rle = Rle.from_mask(np.eye(6, 8, dtype=bool) if mask is None else mask)
+    return Answer(**{
+        "job": job,
+        "model_version": "tiny@0",
+        "found": tuple(
+            Found(expression=ask.expression, label=ask.label, mask=rle, score=0.8, predicted_iou=0.9)
+            for ask in job.asks
+        ),
+        "seconds": 0.1,
+        **fields,
+    })

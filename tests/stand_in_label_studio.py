@@ -1,0 +1,163 @@
+"""A Label Studio that keeps tasks and predictions as 1.23.2 does, nothing more, and misbehaves on command."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+KEY = "fedcba9876543210fedcba9876543210fedcba98"
+CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
+
+Answer = tuple[int, Any]
+Carry = Callable[[], Answer]
+Behaviour = Callable[[Carry], Answer | None]
+"""What to do about one call, given the means to carry it out; None says nothing and hangs up."""
+
+
+def answers(status: int) -> Behaviour:
+    """Carries nothing out."""
+    return lambda _carry: (status, {"detail": "as the test says"})
+
+
+def hangs_up(_carry: Carry) -> None:
+    """Before it did anything."""
+
+
+def hangs_up_after(carry: Carry) -> None:
+    """It did what it was asked, but nobody hears of it."""
+    carry()
+
+
+def carries_out_late(seconds: float) -> Behaviour:
+    """Hangs up, and does what it was asked when nobody expects it any more."""
+
+    def behave(carry: Carry) -> None:
+        threading.Timer(seconds, carry).start()
+
+    return behave
+
+
+def is_slow(seconds: float) -> Behaviour:
+    """Does as it is asked, after a while."""
+
+    def behave(carry: Carry) -> Answer:
+        time.sleep(seconds)
+        return carry()
+
+    return behave
+
+
+@dataclass
+class StandInLabelStudio:
+    """What it holds, and how it will behave."""
+
+    url: str = ""
+    key: str = KEY
+    config: str = CONFIG
+    tasks: set[int] = field(default_factory=lambda: {7, 8})
+    predictions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    """Method and path of every call, in order."""
+    most: int = 0
+    """The most predictions that it ever held at once."""
+    stored: threading.Event = field(default_factory=threading.Event)
+    """Set whenever a prediction was stored."""
+    _moods: list[tuple[str, Behaviour]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def misbehave(self, method: str, *behaviours: Behaviour) -> None:
+        """Behave like this at the next calls of that method about predictions, one each."""
+        self._moods += [(method, behaviour) for behaviour in behaviours]
+
+    def mood(self, method: str, path: str) -> Behaviour:
+        """How to behave at this call."""
+        with self._lock:
+            self.calls.append(f"{method} {path}")
+            for number, (meant, behaviour) in enumerate(self._moods):
+                if meant == method and path.startswith("/api/predictions"):
+                    del self._moods[number]
+                    return behaviour
+        return lambda carry: carry()
+
+    def carry_out(self, method: str, url: str, body: dict[str, Any]) -> Answer:
+        """Do what a call asks for."""
+        address = urlsplit(url)
+        with self._lock:
+            match method, address.path.strip("/").split("/"):
+                case "GET", ["api", "current-user", "whoami"]:
+                    return 200, {"id": 1, "email": "admin@example.com"}
+                case "GET", ["api", "projects", _]:
+                    return 200, {"id": 1, "title": "stand-in", "label_config": self.config}
+                case "GET", ["api", "predictions"]:
+                    task = int(parse_qs(address.query)["task"][0])
+                    if task not in self.tasks:
+                        return _invalid("Select a valid choice. That choice is not one of the available choices.")
+                    return 200, [one for one in self.predictions.values() if one["task"] == task]
+                case "POST", ["api", "predictions"]:
+                    if body["task"] not in self.tasks:
+                        return _invalid(f'Invalid pk "{body["task"]}" - object does not exist.')
+                    number = max(self.predictions, default=0) + 1
+                    self.predictions[number] = {"id": number, **body}
+                    self.most = max(self.most, len(self.predictions))
+                    self.stored.set()
+                    return 201, self.predictions[number]
+                case "DELETE", ["api", "predictions", number]:
+                    return (204, None) if self.predictions.pop(int(number), None) else (404, {"detail": "Not found."})
+        return 404, {"detail": "Not found."}
+
+
+def _invalid(reason: str) -> Answer:
+    return 400, {"status_code": 400, "detail": "Validation error", "validation_errors": {"task": [reason]}}
+
+
+@contextmanager
+def stand_in_label_studio(port: int = 0) -> Iterator[StandInLabelStudio]:
+    """Run one on loopback."""
+    held = StandInLabelStudio()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"{}")
+            if self.headers["Authorization"] != f"Token {held.key}":
+                return self.say((401, {"detail": "Invalid token."}))
+            behave = held.mood(self.command, urlsplit(self.path).path)
+            return self.say(behave(lambda: held.carry_out(self.command, self.path, body)))
+
+        do_POST = do_DELETE = do_GET  # noqa: N815  The names that http.server looks for.
+
+        def say(self, answer: Answer | None) -> None:
+            if answer is None:
+                self.close_connection = True
+                return
+            status, body = answer
+            text = b"" if body is None else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """Those who do not wait for a slow answer are no error."""
+
+    with Server(("127.0.0.1", port), Handler) as server:
+        held.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield held
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,104 @@
+"""A queue without Redis, behind the same door as `workers.queue.JobQueue`; `test_web_contract.py` keeps it honest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from workers.contract import Answer, PredictJob, Reply
+from workers.errors import QueueFull, RedisAway
+from workers.queue import Event, Failure
+from workers.settings import Settings
+
+Worker = Callable[[PredictJob], Reply | None]
+
+
+class StubQueue:
+    """Keeps requests in a list; a test may set `worker` to answer them at once, or `away` to be unreachable."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.away = False
+        self.worker: Worker = lambda _job: None
+        self.waiting: list[PredictJob] = []
+        self.answers: list[Answer] = []
+        self.events: list[Event] = []
+        self._replies: dict[str, Reply] = {}
+        self._failures: dict[str, Failure] = {}
+        self._versions: list[str] = []
+
+    def ping(self) -> None:
+        if self.away:
+            raise RedisAway("Redis does not answer")
+
+    def submit(self, jobs: Sequence[PredictJob], *, front: bool = False) -> int:
+        self.ping()
+        in_flight = {job.key for job in self.waiting} | {answer.job.key for answer in self.answers}
+        new = list({job.key: job for job in jobs if job.key not in in_flight}.values())
+        if new and len(self.waiting) + len(new) > self.settings.queue_limit:
+            raise QueueFull("too many wait", 30)
+        self.waiting[:] = new + self.waiting if front else self.waiting + new
+        for job in new:
+            self._failures.pop(job.key, None)
+            if reply := self.worker(job):
+                self.waiting.remove(job)
+                self._replies[job.key] = reply
+                if isinstance(reply, Answer) and not job.interactive:
+                    self.deliver(reply)
+        return len(new)
+
+    def deliver(self, answer: Answer) -> None:
+        self.ping()
+        self.answers.append(answer)
+
+    def settle(self, key: str) -> None:
+        self.ping()
+        self.waiting[:] = [job for job in self.waiting if job.key != key]
+        self.answers[:] = [answer for answer in self.answers if answer.job.key != key]
+
+    def wait_until_settled(self, keys: Sequence[str], timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self.ping()
+            if not {job.key for job in self.waiting}.union(a.job.key for a in self.answers) & set(keys):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+
+    def wait_for_reply(self, job: PredictJob, timeout_s: float) -> Reply | None:
+        deadline = time.monotonic() + timeout_s
+        while job.key not in self._replies and time.monotonic() < deadline:
+            self.ping()
+            time.sleep(0.01)
+        self.waiting[:] = [waiting for waiting in self.waiting if waiting.key != job.key]
+        return self._replies.get(job.key)
+
+    def record_failure(self, failure: Failure) -> None:
+        self.ping()
+        self._failures[failure.key] = failure
+        self.waiting[:] = [job for job in self.waiting if job.key != failure.key]
+
+    def failures(self, project_id: int | None = None) -> list[Failure]:
+        self.ping()
+        return [failure for failure in self._failures.values() if project_id in (None, failure.project_id)]
+
+    def clear_failure(self, key: str) -> None:
+        self.ping()
+        self._failures.pop(key, None)
+
+    def announce(self, model_version: str, *, again: bool = False) -> None:
+        self.ping()
+        if not (again and model_version in self._versions):
+            self._versions[:] = [model_version, *(known for known in self._versions if known != model_version)]
+
+    def model_version(self) -> str | None:
+        return next(iter(self.model_versions()), None)
+
+    def model_versions(self) -> list[str]:
+        self.ping()
+        return list(self._versions)
+
+    def keep_event(self, event: Event) -> None:
+        self.ping()
+        self.events.append(event)

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from label_studio_sdk.label_interface import LabelInterface
+
+from ml_backend.brush import decode
+from ml_backend.errors import Unaskable
+from ml_backend.label_config import read_label_config
+from ml_backend.protocol import Context, Task
+from ml_backend.translate import answer_to_prediction, task_to_job, unaskable_to_failure
+from tests.factories import make_answer, make_job
+from workers.contract import ASKS_LIMIT, EXPRESSION_LIMIT, Ask, Found, PredictJob, Rle
+
+XML = """<View><Image name="image" value="$image"/>
+<BrushLabels name="tag" toName="image">
+<Label value="airplane" predicted_values="jet"/><Label value="ship"/></BrushLabels>
+{}</View>"""
+FIELD = read_label_config(XML.format('<TextArea name="prompt" toName="image" value="$expression"/>'))
+TYPED = read_label_config(XML.format('<TextArea name="prompt" toName="image"/>'))
+BARE = read_label_config(XML.format(""))
+
+
+def task(**data: Any) -> Task:
+    return Task(id=7, data={"image": "/data/upload/1/a.png", **data})
+
+
+def typed(*texts: str, name: str = "prompt") -> Context:
+    choices = {"from_name": "quality", "type": "choices", "value": {"choices": ["good"]}}
+    return Context.model_validate({"result": [choices, {"from_name": name, "value": {"text": list(texts)}}]})
+
+
+def asks(job: PredictJob) -> list[tuple[str, str]]:
+    return [(ask.expression, ask.label) for ask in job.asks]
+
+
+def test_the_task_asks_with_its_own_words_and_gets_the_label_they_name() -> None:
+    job = task_to_job(task(expression=" the ship at the pier "), 3, FIELD, "tiny@1")
+    assert asks(job) == [("the ship at the pier", "ship")]
+    assert (job.task_id, job.project_id, job.model_version) == (7, 3, "tiny@1")
+    assert (job.output.from_name, job.output.to_name, job.interactive) == ("tag", "image", False)
+
+
+@pytest.mark.parametrize("value", ["the jet\n\n a ship\r\nthe jet ", ["the jet", "a ship"], ["the jet\na ship", 5]])
+def test_several_lines_or_a_list_are_several_expressions_each_asked_once(value: object) -> None:
+    assert asks(task_to_job(task(expression=value), 3, FIELD)) == [("the jet", "airplane"), ("a ship", "ship")]
+
+
+def test_each_label_asks_for_itself_where_the_config_names_no_field() -> None:
+    assert asks(task_to_job(task(expression="not read"), 3, BARE)) == [("jet", "airplane"), ("ship", "ship")]
+    assert asks(task_to_job(task(), 3, TYPED)) == [("jet", "airplane"), ("ship", "ship")]
+
+
+def test_what_is_typed_comes_before_what_the_task_says() -> None:
+    job = task_to_job(task(expression="the jet"), 3, FIELD, context=typed("the red ship"))
+    assert asks(job) == [("the red ship", "ship")]
+    assert job.interactive
+
+
+def test_of_several_texts_the_newest_is_asked() -> None:
+    assert asks(task_to_job(task(), 3, TYPED, context=typed("the jet", "the ship"))) == [("the ship", "ship")]
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({}, '"expression"'),
+        ({"expression": "  \n "}, '"expression"'),
+        ({"expression": None}, '"expression"'),
+        ({"expression": 5}, '"expression"'),
+        ({"expression": []}, '"expression"'),
+        ({"expression": "x", "image": ""}, '"image"'),
+        ({"expression": "x", "image": None}, '"image"'),
+        ({"expression": "x", "image": ["a.png"]}, '"image"'),
+        ({"expression": "x", "image": "data:" + "a" * 4_000_000}, "import such images as files"),
+        ({"expression": "x" * (EXPRESSION_LIMIT + 1)}, f"at most {EXPRESSION_LIMIT}"),
+        ({"expression": "\n".join(map(str, range(ASKS_LIMIT + 1)))}, f"at most {ASKS_LIMIT}"),
+    ],
+)
+def test_a_task_that_cannot_be_asked_says_what_it_lacks(data: dict[str, Any], named: str) -> None:
+    with pytest.raises(Unaskable) as refused:
+        task_to_job(task(**data), 3, FIELD)
+    assert named in str(refused.value)
+    assert "Task 7" in str(refused.value)
+
+
+@pytest.mark.parametrize("context", [typed(), typed(""), typed(" "), typed("the ship", name="note"), Context()])
+def test_an_empty_prompt_asks_for_nothing(context: Context) -> None:
+    with pytest.raises(Unaskable, match='"prompt"'):
+        task_to_job(task(expression="the jet"), 3, FIELD, context=context)
+
+
+def test_without_a_text_area_the_line_to_add_is_shown() -> None:
+    with pytest.raises(Unaskable, match=r'<TextArea name="prompt" toName="image"'):
+        task_to_job(task(), 3, BARE, context=typed("the ship"))
+
+
+def test_a_task_that_cannot_be_asked_becomes_a_failure_that_the_annotator_finds() -> None:
+    one, two = (
+        unaskable_to_failure(task(image="https://x.example/a.png?sig=SECRET"), 3, FIELD, Unaskable(reason))
+        for reason in ("no expression", "still no expression")
+    )
+    assert one.key == two.key
+    assert (one.task_id, one.project_id, one.move, one.reason) == (7, 3, "annotator", "no expression")
+    assert "SECRET" not in one.image_uri
+
+
+def test_the_same_question_has_the_same_key_and_another_one_another() -> None:
+    first = task_to_job(task(expression="the ship"), 3, FIELD, "tiny@1")
+    assert first.key == task_to_job(task(expression=" the ship"), 3, FIELD, "tiny@1").key
+    assert first.key != task_to_job(task(expression="the ship"), 3, FIELD, "tiny@2").key
+    assert first.key != task_to_job(task(expression="the ship"), 4, FIELD, "tiny@1").key
+
+
+def test_a_mask_becomes_a_region_that_label_studio_accepts() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[1:3, 2:5] = True
+    ship = Ask(expression="the ship", label="ship")
+    prediction = answer_to_prediction(make_answer(make_job(asks=(ship,)), mask))
+    [region] = prediction["result"]
+    assert (region["original_width"], region["original_height"], region["image_rotation"]) == (8, 6, 0)
+    assert (region["from_name"], region["to_name"], region["type"]) == ("tag", "image", "brushlabels")
+    assert (region["origin"], region["score"], region["meta"]) == ("prediction", 0.8, {"text": ["the ship"]})
+    assert region["value"]["brushlabels"] == ["ship"]
+    assert np.array_equal(decode(region["value"]["rle"], (6, 8)), mask)
+    assert (prediction["score"], prediction["model_version"]) == (0.8, "tiny@0")
+    assert LabelInterface(XML.format("")).validate_prediction(prediction, return_errors=True) == []
+
+
+def test_the_same_answer_gives_the_same_region_ids_and_another_question_gives_others() -> None:
+    def ids(job: PredictJob) -> list[str]:
+        return [region["id"] for region in answer_to_prediction(make_answer(job))["result"]]
+
+    job = make_job(expressions=("a", "b"))
+    assert ids(job) == ids(job)
+    assert len(set(ids(job) + ids(make_job(expressions=("a", "c"))))) == 4
+
+
+def test_an_empty_mask_gives_no_region_and_the_lowest_score_is_the_predictions() -> None:
+    job = make_job(expressions=("the jet", "a ship"))
+    found = tuple(
+        Found(expression=ask.expression, label="target", mask=Rle.from_mask(mask), score=score, predicted_iou=0.5)
+        for ask, mask, score in zip(job.asks, (np.zeros((6, 8), bool), np.ones((6, 8), bool)), (0.3, 0.9), strict=True)
+    )
+    prediction = answer_to_prediction(make_answer(job, found=found))
+    assert [region["meta"]["text"] for region in prediction["result"]] == [["a ship"]]
+    assert prediction["score"] == 0.3
+    nothing = answer_to_prediction(make_answer(job, found=()))
+    assert (nothing["result"], nothing["score"]) == ([], 0.0)

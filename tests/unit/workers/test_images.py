@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import base64
+import io
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import jwt
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import TOKEN
+from tests.factories import make_image_uri, make_png
+from workers.errors import ImageAway, ImageRefused
+from workers.images import ImageFetcher, decode
+from workers.settings import Settings
+
+LABEL_STUDIO = "http://label-studio.lan:8080"
+PUBLIC = "http://93.184.216.34"
+PNG = make_png()
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def fetcher(answer: Answer, **settings: Any) -> ImageFetcher:
+    fields = {"label_studio_url": LABEL_STUDIO, "label_studio_api_key": TOKEN, **settings}
+    return ImageFetcher(Settings(**fields), httpx.MockTransport(answer))
+
+
+def gives(response: httpx.Response) -> Answer:
+    return lambda _request: response
+
+
+class Net:
+    """Answers by address, and remembers who was shown which token."""
+
+    def __init__(self, **pages: httpx.Response) -> None:
+        self.pages: dict[str, httpx.Response] = pages
+        self.shown: list[tuple[str, str | None]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.shown.append((str(request.url), request.headers.get("Authorization")))
+        return self.pages.get(str(request.url), httpx.Response(404))
+
+
+def moved(to: str) -> httpx.Response:
+    return httpx.Response(302, headers={"Location": to})
+
+
+# Where images come from, and who is shown the token.
+
+
+@pytest.mark.parametrize("path", ["/data/upload/1/a.png", "/data/local-files/?d=scenes/7.png"])
+def test_a_path_is_label_studios_and_opened_with_its_token(path: str) -> None:
+    net = Net(**{LABEL_STUDIO + path: httpx.Response(200, content=PNG)})
+    assert fetcher(net).fetch(path, 7).shape == (6, 8, 3)
+    assert net.shown == [(LABEL_STUDIO + path, f"Token {TOKEN}")]
+
+
+def test_another_host_is_shown_no_token() -> None:
+    net = Net(**{f"{PUBLIC}/a.png": httpx.Response(200, content=PNG)})
+    fetcher(net).fetch(f"{PUBLIC}/a.png", 7)
+    assert net.shown == [(f"{PUBLIC}/a.png", None)]
+
+
+@pytest.mark.parametrize("other", ["https://label-studio.lan:8080/a.png", "http://label-studio.lan:81/a.png"])
+def test_another_scheme_or_port_of_label_studios_host_is_another_host(other: str) -> None:
+    net = Net(**{other: httpx.Response(200, content=PNG)})
+    fetcher(net, image_hosts="label-studio.lan").fetch(other, 7)
+    assert net.shown == [(other, None)]
+
+
+def test_the_token_does_not_follow_a_redirect_elsewhere_nor_back() -> None:
+    net = Net(**{
+        f"{LABEL_STUDIO}/a.png": moved(f"{PUBLIC}/a.png"),
+        f"{PUBLIC}/a.png": moved(f"{LABEL_STUDIO}/b.png"),
+        f"{LABEL_STUDIO}/b.png": httpx.Response(200, content=PNG),
+    })
+    fetcher(net, image_hosts="label-studio.lan").fetch("/a.png", 7)
+    assert [token for _, token in net.shown] == [f"Token {TOKEN}", None, None]
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/scenes/7 a.png", "gs://bucket/7.png", "azure-blob://box/7.png"])
+def test_a_cloud_image_is_resolved_by_label_studio(uri: str) -> None:
+    wrapped = base64.urlsafe_b64encode(uri.encode()).decode()
+    resolve = httpx.URL(f"{LABEL_STUDIO}/tasks/7/resolve/", params={"fileuri": wrapped})
+    presigned = "http://10.0.0.5:9000/bucket/7.png?signature=abc"
+    net = Net(**{str(resolve): moved(presigned), presigned: httpx.Response(200, content=PNG)})
+    assert fetcher(net).fetch(uri, 7).shape == (6, 8, 3)
+    assert net.shown == [(str(resolve), f"Token {TOKEN}"), (presigned, None)]
+
+
+@pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # label-studio-sdk 2.1.2
+def test_a_personal_access_token_is_exchanged_once_for_many_images() -> None:
+    def sign(kind: str, minutes: int) -> str:
+        return jwt.encode({"token_type": kind, "exp": int(time.time()) + 60 * minutes}, "k" * 32)
+
+    personal, access = sign("refresh", 1000), sign("access", 5)
+    asked: list[str] = []
+
+    def label_studio(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if request.url.path == "/api/token/refresh/":
+            assert personal.encode() in request.content
+            return httpx.Response(200, json={"access": access})
+        assert request.headers["Authorization"] == f"Bearer {access}"
+        return httpx.Response(200, content=PNG)
+
+    images = fetcher(label_studio, label_studio_api_key=personal)
+    images.fetch("/a.png", 7)
+    images.fetch("/b.png", 7)
+    assert asked == ["/api/token/refresh/", "/a.png", "/b.png"]
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_personal_access_token_that_is_not_exchanged_is_told_apart(status: int) -> None:
+    personal = jwt.encode({"exp": int(time.time()) + 60}, "k" * 32)
+    images = fetcher(gives(httpx.Response(status, json={})), label_studio_api_key=personal)
+    with pytest.raises(ImageRefused if status == 401 else ImageAway) as said:
+        images.fetch("/a.png", 7)
+    assert ("LABEL_STUDIO_API_KEY" in str(said.value)) == (status == 401)
+    assert personal not in str(said.value)
+
+
+def test_an_image_may_be_inside_the_task() -> None:
+    assert fetcher(Net()).fetch(make_image_uri(), 7).shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "data:image/png;base64",
+        "data:image/png;base64,!!",
+        "ftp://host/a.png",
+        "a.png",
+        "http://host:port/a.png",
+        "http://",
+    ],
+)
+def test_what_is_no_address_of_an_image_is_refused(uri: str) -> None:
+    with pytest.raises(ImageRefused):
+        fetcher(Net()).fetch(uri, 7)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "10.0.0.5", "192.168.1.1", "169.254.169.254", "[::1]", "0.0.0.0", "[::ffff:10.0.0.5]"],
+)
+def test_addresses_on_private_networks_are_refused_before_anybody_is_asked(host: str) -> None:
+    net = Net()
+    with pytest.raises(ImageRefused, match="RSREFSEG_IMAGE_HOSTS"):
+        fetcher(net).fetch(f"http://{host}/a.png", 7)
+    assert net.shown == []
+
+
+def test_a_redirect_to_a_private_network_is_refused() -> None:
+    with pytest.raises(ImageRefused, match="private network"):
+        fetcher(Net(**{f"{PUBLIC}/a.png": moved("http://127.0.0.1/a.png")})).fetch(f"{PUBLIC}/a.png", 7)
+
+
+def test_an_administrator_may_allow_a_private_host() -> None:
+    net = Net(**{"http://10.0.0.5/a.png": httpx.Response(200, content=PNG)})
+    assert fetcher(net, image_hosts="10.0.0.5").fetch("http://10.0.0.5/a.png", 7).shape == (6, 8, 3)
+
+
+# What hosts answer, and whose move it is.
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_host_that_cannot_just_now_is_away(status: int) -> None:
+    with pytest.raises(ImageAway, match=rf"/a.png just now \({status}\)"):
+        fetcher(gives(httpx.Response(status))).fetch("/a.png", 7)
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
+def test_a_host_that_does_not_answer_is_away(error: type[httpx.TransportError]) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise error("a presigned https://host/a.png?signature=secret", request=request)
+
+    with pytest.raises(ImageAway, match=error.__name__) as away:
+        fetcher(answer).fetch("/a.png", 7)
+    assert "secret" not in str(away.value)
+
+
+def test_a_host_without_an_address_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such_host(*_: object) -> None:
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
+    with pytest.raises(ImageAway, match=r"nowhere\.example of"):
+        fetcher(Net()).fetch("https://nowhere.example/a.png", 7)
+
+
+@pytest.mark.parametrize(("status", "key", "move"), [(401, TOKEN, "check"), (403, TOKEN, "check"), (401, "", "set")])
+def test_a_door_that_stays_shut_names_the_key(status: int, key: str, move: str) -> None:
+    with pytest.raises(ImageRefused, match=f"{move} LABEL_STUDIO_API_KEY") as refused:
+        fetcher(gives(httpx.Response(status)), label_studio_api_key=key).fetch("/a.png", 7)
+    assert refused.value.move == "ours"
+
+
+@pytest.mark.parametrize("status", [400, 404, 410, 418])
+def test_an_image_that_is_not_there_is_the_annotators_move(status: int) -> None:
+    with pytest.raises(ImageRefused, match=r"Label Studio .* /a\.png") as refused:
+        fetcher(gives(httpx.Response(status))).fetch("/a.png", 7)
+    assert refused.value.move == "annotator"
+
+
+def test_redirects_come_to_an_end() -> None:
+    with pytest.raises(ImageRefused, match="more than 5 times"):
+        fetcher(gives(moved("/a.png"))).fetch("/a.png", 7)
+
+
+# Limits.
+
+
+def drip(seconds: float) -> Iterator[bytes]:
+    for _ in range(100):
+        time.sleep(seconds)
+        yield b"0" * 1000
+
+
+def test_too_many_bytes_are_refused_though_nobody_said_how_many_there_are() -> None:
+    with pytest.raises(ImageRefused, match="larger than 5000 bytes"):
+        fetcher(gives(httpx.Response(200, content=drip(0))), image_bytes_limit=5000).fetch("/a.png", 7)
+
+
+def test_too_many_announced_bytes_are_refused_unread() -> None:
+    answer = httpx.Response(200, headers={"Content-Length": "10000"}, content=drip(60))
+    with pytest.raises(ImageRefused, match="larger than 5000 bytes"):
+        fetcher(gives(answer), image_bytes_limit=5000).fetch("/a.png", 7)
+
+
+def test_a_host_that_drips_is_away() -> None:
+    with pytest.raises(ImageAway, match=r"longer than 0\.1 s"):
+        fetcher(gives(httpx.Response(200, content=drip(0.03))), image_timeout_s=0.1).fetch("/a.png", 7)
+
+
+def test_a_small_file_that_claims_to_be_huge_is_refused_before_it_is_decoded() -> None:
+    bomb = make_png((3000, 3000), "1")
+    assert len(bomb) < 10_000
+    began = time.monotonic()
+    with pytest.raises(ImageRefused, match="more than 1000000 pixels"):
+        decode(bomb, 1_000_000)
+    claims = bytearray(PNG)
+    claims[16:24] = (60_000).to_bytes(4, "big") * 2
+    with pytest.raises(ImageRefused):
+        decode(bytes(claims), 1_000_000)
+    assert time.monotonic() - began < 0.5
+
+
+# Files.
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<html>log in</html>", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0"])
+def test_what_is_not_an_image_is_refused(content: bytes) -> None:
+    with pytest.raises(ImageRefused, match=r"/a\.png is not an image that can be read"):
+        fetcher(gives(httpx.Response(200, content=content))).fetch("/a.png", 7)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP"])
+def test_a_truncated_image_is_refused(format: str) -> None:
+    whole = make_png((64, 64), format=format)
+    with pytest.raises(ImageRefused):
+        decode(whole[: len(whole) * 2 // 3], 10**6)
+
+
+def test_the_content_counts_and_not_the_name() -> None:
+    jpeg = make_png(format="JPEG", quality=100)
+    assert fetcher(gives(httpx.Response(200, content=jpeg))).fetch("/a.png", 7).shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"), [("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("RGB", "TIFF"), ("CMYK", "TIFF")]
+)
+def test_every_colour_mode_becomes_rgb(mode: str, format: str) -> None:
+    image = decode(make_png(mode=mode, format=format), 10**6)
+    assert image.dtype == np.uint8
+    assert (image[:3, :4] == 255).all()
+    assert (image[3:] == 0).all()
+
+
+def test_transparency_becomes_black() -> None:
+    pixels = np.full((4, 4, 4), 255, np.uint8)
+    pixels[0, 0, 3] = 0
+    file = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(file, "PNG")
+    image = decode(file.getvalue(), 100)
+    assert (image[0, 0] == 0).all()
+    assert (image[1:] == 255).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_deep_images_are_stretched_over_what_is_in_them(dtype: type[np.generic]) -> None:
+    pixels = np.linspace(1000, 3000, 10_000).reshape(100, 100).astype(dtype)
+    pixels[0, 0] = 60_000
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "TIFF")
+    image = decode(file.getvalue(), 10**6)
+    assert image.shape == (100, 100, 3)
+    assert image[1:, :, 0].min() == 0
+    assert 120 < np.median(image) < 136
+    assert image.max() == 255
+
+
+def test_a_photo_is_turned_as_its_camera_was() -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # turned clockwise by a quarter
+    image = decode(make_png((6, 8), exif=exif), 100)
+    assert image.shape == (8, 6, 3)
+    assert (image[0, -1] == 255).all()

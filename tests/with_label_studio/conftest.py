@@ -1,0 +1,173 @@
+"""A real Label Studio, and the three processes as the README starts them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ml_backend.label_studio_server import LabelStudioServer
+from tests.need import need_label_studio
+
+PATIENCE_S = 60.0
+
+BRUSH_CONFIG = """<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="mask" toName="image"><Label value="target" background="#e63c3c"/></BrushLabels>
+  <TextArea name="prompt" toName="image" value="$expression"/>
+</View>"""
+
+SHELF_CONFIG = """<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="mask" toName="image"><Label value="target"/></BrushLabels>
+</View>"""
+
+
+def wait_for(look: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
+    """What `look` sees, once it sees something."""
+    deadline = time.monotonic() + timeout_s
+    while not (seen := look()):
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.1)
+    return seen
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
+    home = tmp_path_factory.mktemp("label-studio")
+    server = LabelStudioServer.start(need_label_studio(), home, files=home)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def api(label_studio: LabelStudioServer) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Token {label_studio.token}"}
+    with httpx.Client(base_url=label_studio.url, headers=headers, timeout=60) as client:
+        yield client
+
+
+@dataclass
+class Fleet:
+    """Web, worker and courier, started by hand in any order."""
+
+    environment: dict[str, str]
+    logs: Path
+    url: str
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    COMMANDS = {  # noqa: RUF012 - never changed
+        "web": ["rsrefseg-backend", "web"],
+        "worker": ["rsrefseg-worker", "run", "--gpus", "cpu"],
+        "courier": ["rsrefseg-backend", "courier"],
+    }
+
+    def start(self, *names: str, **environment: str) -> None:
+        for name in names:
+            program, *arguments = self.COMMANDS[name]
+            with self.log(name).open("ab") as output:
+                self.running[name] = subprocess.Popen(
+                    [str(Path(sysconfig.get_path("scripts")) / program), *arguments],
+                    env=self.environment | environment,
+                    stdout=output,
+                    stderr=output,
+                )
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def kill(self, *names: str) -> None:
+        for name in names:
+            self.running[name].kill()
+            self.running.pop(name).wait()
+
+    def stop(self) -> None:
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            process.wait(timeout=20)
+
+    def wait_until_ready(self) -> None:
+        def ready() -> bool:
+            try:
+                return bool(httpx.get(f"{self.url}/health").json().get("model_version"))
+            except (httpx.TransportError, ValueError):
+                return False
+
+        wait_for(ready)
+
+
+@pytest.fixture
+def fleet(label_studio: LabelStudioServer, tmp_path: Path) -> Iterator[Fleet]:
+    """The processes' surroundings; nothing runs yet, and no REDIS_URL, so that they share the embedded one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RSREFSEG_", "REDIS_", "LABEL_STUDIO_"))}
+    environment = inherited | {
+        "LABEL_STUDIO_URL": label_studio.url,
+        "LABEL_STUDIO_API_KEY": label_studio.token,
+        "RSREFSEG_DATA": str(tmp_path / "data"),
+        "RSREFSEG_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "RSREFSEG_OPEN_WAIT_S": "30",  # a busy machine is no reason to fail
+    }
+    fleet = Fleet(environment, tmp_path, f"http://127.0.0.1:{port}")
+    yield fleet
+    fleet.stop()
+
+
+@dataclass
+class Project:
+    """A project of the real Label Studio."""
+
+    api: httpx.Client
+    id: int
+    shelf: int
+    """A project for uploads: Label Studio takes files only where a task is nothing but a file."""
+
+    def upload(self, name: str, png: bytes) -> str:
+        """Put an image into Label Studio, and say where tasks find it."""
+        answer = self.api.post(
+            f"/api/projects/{self.shelf}/import", params={"commit_to_project": "false"}, files={"file": (name, png)}
+        )
+        [number] = answer.raise_for_status().json()["file_upload_ids"]
+        kept = self.api.get(f"/api/import/file-upload/{number}").raise_for_status().json()["file"]
+        return f"/data/{kept}"
+
+    def add(self, *data: dict[str, Any]) -> list[int]:
+        answer = self.api.post(
+            f"/api/projects/{self.id}/import", params={"return_task_ids": "true"}, json=[{"data": one} for one in data]
+        )
+        return list(answer.raise_for_status().json()["task_ids"])
+
+    def connect(self, url: str) -> httpx.Response:
+        return self.api.post(
+            "/api/ml", json={"url": url, "project": self.id, "title": "RSRefSeg", "is_interactive": True}
+        )
+
+    def retrieve(self) -> None:
+        everything = {"selectedItems": {"all": True, "excluded": []}}
+        where = {"id": "retrieve_tasks_predictions", "project": self.id}
+        self.api.post("/api/dm/actions", params=where, json=everything).raise_for_status()
+
+    def predictions(self) -> list[dict[str, Any]]:
+        return list(self.api.get("/api/predictions", params={"project": self.id}).raise_for_status().json())
+
+
+@pytest.fixture
+def project(api: httpx.Client) -> Project:
+    def create(title: str, config: str) -> int:
+        answer = api.post("/api/projects", json={"title": title, "label_config": config})
+        return int(answer.raise_for_status().json()["id"])
+
+    return Project(api, create("Scenes", BRUSH_CONFIG), create("Shelf", SHELF_CONFIG))

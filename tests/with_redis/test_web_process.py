@@ -1,0 +1,122 @@
+"""The web process as it is started by hand: it comes up, answers whatever Redis does, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.with_redis.conftest import wait_for
+from workers.queue import JobQueue
+from workers.redis_server import EmbeddedRedis
+
+RECORDED = Path(__file__).parents[1] / "recorded"
+
+
+@dataclass
+class WebProcess:
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=5, trust_env=False)
+
+    def post(self, path: str, recorded: str) -> httpx.Response:
+        return httpx.post(self.url + path, content=(RECORDED / recorded).read_bytes(), timeout=10, trust_env=False)
+
+    def is_up(self) -> bool:
+        with suppress(httpx.TransportError):
+            return self.get("/health").status_code == 200
+        return False
+
+
+@pytest.fixture
+def web(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[WebProcess]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = tmp_path / "web.log"
+    ours = {"REDIS_URL": redis_server.url, "RSREFSEG_PORT": str(port), "RSREFSEG_OPEN_WAIT_S": "1"}
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-m", "ml_backend.cli", "web"], env=os.environ | ours, stderr=file)
+    web = WebProcess(process, f"http://127.0.0.1:{port}", log)
+    try:
+        wait_for(web.is_up)
+        yield web
+    finally:
+        process.kill()
+        process.wait()
+        wait_for(lambda: not web.is_up())  # The process that serves sees that its parent is gone.
+
+
+def test_it_takes_tasks_and_says_so_in_json_lines(web: WebProcess, queue: JobQueue) -> None:
+    assert web.post("/predict", "predict.json").json() == {"results": [[], []]}
+    assert queue.counts()["waiting"] == 2
+    lines = [json.loads(line) for line in web.log.read_text().splitlines()]
+    [taken] = [line for line in lines if line["event"] == "tasks taken"]
+    assert (taken["tasks"], taken["new"], taken["project_id"]) == (2, 2, 3)
+
+
+def test_the_reason_of_a_refusal_is_in_the_status_line(web: WebProcess) -> None:
+    body = {"project": "1.2", "schema": "<View/>"}
+    response = httpx.post(web.url + "/setup", json=body, trust_env=False)
+    assert "no <BrushLabels>" in response.reason_phrase
+
+
+def test_no_secret_of_a_webhook_reaches_the_log_or_redis(web: WebProcess, queue: JobQueue) -> None:
+    assert web.post("/webhook", "webhook_annotation_created.json").json() == {"status": "kept"}
+    assert web.post("/setup", "setup.json").status_code == 200
+    assert "SECRET-TOKEN" not in web.log.read_text()
+    assert b"SECRET-TOKEN" not in queue.redis.xrange("rsrefseg:events")[0][1][b"event"]
+
+
+def test_while_redis_is_away_it_says_so_within_label_studios_second_and_then_goes_on(
+    web: WebProcess, redis_server: EmbeddedRedis
+) -> None:
+    os.kill(redis_server.pid, signal.SIGKILL)
+    for path in ("/health", "/versions"):
+        started = time.monotonic()
+        response = web.get(path)
+        assert response.status_code == 503
+        assert time.monotonic() - started < 1
+    EmbeddedRedis.start(redis_server.directory)
+    wait_for(web.is_up)
+    assert web.post("/predict", "predict.json").json() == {"results": [[], []]}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("redis_lives", [True, False])
+def test_it_ends_quietly(web: WebProcess, redis_server: EmbeddedRedis, stop: signal.Signals, redis_lives: bool) -> None:
+    if not redis_lives:
+        os.kill(redis_server.pid, signal.SIGKILL)
+    web.process.send_signal(stop)
+    assert web.process.wait(10) == 0
+    assert "Traceback" not in web.log.read_text()
+
+
+def test_a_person_who_waits_gets_the_answer_though_the_process_is_asked_to_end(web: WebProcess) -> None:
+    request = json.loads((RECORDED / "predict.json").read_text())
+    request["tasks"] = request["tasks"][:1]
+    client = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import httpx, sys; print(httpx.post(sys.argv[1], content=sys.argv[2], timeout=10, trust_env=False).text)",
+            *(web.url + "/predict", json.dumps(request)),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    wait_for(lambda: "tasks taken" in web.log.read_text())
+    web.process.send_signal(signal.SIGTERM)
+    assert json.loads(client.communicate(timeout=10)[0]) == {"results": [[]]}
+    assert web.process.wait(10) == 0

@@ -1,0 +1,171 @@
+"""The one table of settings that the web process, the courier and the worker read at their start."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, RedisDsn, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from workers.contract import PIXELS_LIMIT
+from workers.errors import SettingsError
+
+__all__ = ["Settings", "SettingsError"]
+
+PREFIX = "RSREFSEG_"
+"""What the name of every setting of our own begins with."""
+
+
+class Settings(BaseSettings):
+    """What the processes need to know of their surroundings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
+    )
+
+    label_studio_url: Annotated[str, Field(validation_alias="LABEL_STUDIO_URL", pattern=r"^https?://[^/\s]+")] = (
+        "http://localhost:8080"
+    )
+    """Where Label Studio is, as this process reaches it."""
+    label_studio_api_key: Annotated[SecretStr, Field(validation_alias="LABEL_STUDIO_API_KEY")] = SecretStr("")
+    """A legacy token or a personal access token of Label Studio; opens its images and its API."""
+    redis_url: Annotated[RedisDsn | None, Field(validation_alias="REDIS_URL", repr=False)] = None
+    """Where jobs wait; without it the processes of one machine share an embedded Redis under RSREFSEG_DATA."""
+
+    data: Path = Path("~/.local/share/rsrefseg")
+    """Where the embedded Redis and the model versions are kept."""
+    preset: str = "tiny"
+    """Which model of the package a worker loads."""
+    checkpoint: Path | None = None
+    """A directory with a checkpoint to load in place of the preset's own weights."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where the model runs; without it a GPU where there is one."""
+
+    host: str = "127.0.0.1"
+    """The address that the web process listens on."""
+    port: Annotated[int, Field(gt=0, lt=65536)] = 9090
+    """The port that the web process listens on."""
+    web_threads: Annotated[int, Field(gt=0)] = 16
+    """How many requests the web process answers at once."""
+    open_wait_s: Annotated[float, Field(ge=0)] = 5.0
+    """How long the answer for one opened task may wait for its prediction, in seconds."""
+    interactive_wait_s: Annotated[float, Field(gt=0)] = 20.0
+    """How long a person who typed an expression in the editor may wait for the mask, in seconds."""
+
+    queue_limit: Annotated[int, Field(gt=0)] = 100_000
+    """Most requests that may wait for a worker; beyond it new ones are refused for the time being."""
+    predict_timeout_s: Annotated[int, Field(gt=0)] = 300
+    """Longest that all the masks of one image may take, download included, in seconds."""
+    failure_days: Annotated[int, Field(gt=0)] = 7
+    """How long a failure stays on the list, in days."""
+
+    image_bytes_limit: Annotated[int, Field(gt=0)] = 512 * 1024 * 1024
+    """Largest image file, in bytes."""
+    image_pixels_limit: Annotated[int, Field(gt=0, le=PIXELS_LIMIT)] = 150_000_000
+    """Largest image, height times width."""
+    image_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Longest that fetching one image may take in all, in seconds."""
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts on private networks that images may come from, with commas between; Label Studio's own always may."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least serious log line that is written."""
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _without_slash(cls, url: str) -> str:
+        return url.rstrip("/")
+
+    @field_validator("data", "checkpoint")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        return path.expanduser() if path else None
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split_at_commas(cls, hosts: object) -> object:
+        return (
+            tuple(host.strip().lower() for host in hosts.split(",") if host.strip())
+            if isinstance(hosts, str)
+            else hosts
+        )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing but what is handed over: `load` is the only reader of the environment.
+
+        Args:
+            settings_cls: This class.
+            init_settings: What the constructor was given.
+            env_settings: Not used.
+            dotenv_settings: Not used.
+            file_secret_settings: Not used.
+
+        Returns:
+            The constructor's arguments alone.
+        """
+        return (init_settings,)
+
+    @classmethod
+    def variables(cls) -> dict[str, str]:
+        """List the environment variables that are settings.
+
+        Returns:
+            The name of each field by the name of its variable.
+        """
+        return {str(field.validation_alias or PREFIX + name.upper()): name for name, field in cls.model_fields.items()}
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings; an empty variable counts as unset.
+
+        Args:
+            environ: The environment variables.
+
+        Returns:
+            The settings.
+
+        Raises:
+            SettingsError: If a variable of ours is unknown or its value will not do; one line for each.
+        """
+        problems = _misspelt(environ, cls.variables())
+        source = EnvSettingsSource(cls)
+        source.env_vars = {name.lower(): value for name, value in environ.items() if value}
+        try:
+            settings = cls(**source())
+        except ValidationError as exc:
+            variables = {field: variable for variable, field in cls.variables().items()}
+            problems += [
+                # Only the message: the value may be a secret.
+                f"{variables.get(str(error['loc'][0]), error['loc'][0])} will not do: {error['msg']}."
+                for error in exc.errors(include_url=False, include_context=False, include_input=False)
+            ]
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return settings
+
+
+def _misspelt(environ: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
+    problems = []
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            problems.append(f"{name} is not a setting; did you mean {nearest}?")
+    return problems

@@ -1,0 +1,172 @@
+"""The warm worker: the model stays in memory from job to job.
+
+It says which model version it serves, brings back the jobs of workers that died, and lets a person stop the job in
+hand.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue
+from rq.executions import Execution
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job
+from rq.registry import clean_registries
+from rq.utils import now
+from rq.worker_registration import clean_worker_registry, register
+
+from workers import leased
+from workers.bench import Bench, lay_out
+from workers.errors import JobStopped, RedisAway
+from workers.images import ImageFetcher
+from workers.leased import LeasedWorker, Pace, Stop
+from workers.queue import JobQueue
+from workers.settings import Settings
+
+if TYPE_CHECKING:
+    from rsrefseg import Predictor
+
+log = logging.getLogger(__name__)
+
+
+class WarmWorker(LeasedWorker):
+    """One process with one model, which takes one job after the other.
+
+    Args:
+        queue: Where the jobs are.
+        model_version: What this worker serves.
+        stop: Set when somebody asks the process to end.
+        pace: How soon the death of a worker is noticed.
+    """
+
+    def __init__(self, queue: JobQueue, model_version: str, stop: Stop, pace: Pace) -> None:
+        super().__init__(queue.gpu, stop, pace)
+        self._queue = queue
+        self._model_version = model_version
+        self._stoppable = False
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Run one job such that a person can stop it.
+
+        Args:
+            job: The job.
+            queue: Where it was.
+            execution: This run of it.
+
+        Returns:
+            Whether it succeeded.
+        """
+        signal.signal(signal.SIGUSR1, self._on_stop)
+        self._stoppable = True
+        try:
+            return bool(super().perform_job(job, queue, execution))
+        except JobStopped:
+            log.info("stopped as the job ended")
+            return False
+        finally:
+            self._stoppable = False
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGUSR1) -> None:
+        """Stop the job in hand; RQ calls this on the thread that hears commands.
+
+        Args:
+            sig: Not used: there is no other process to send it to.
+        """
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def _on_stop(self, _signum: int, _frame: FrameType | None) -> None:
+        if self._stoppable:
+            self._stoppable = False
+            raise JobStopped
+
+    def register_birth(self) -> None:
+        """Join the list of workers, and say which model version is served."""
+        super().register_birth()
+        self._queue.announce(self._model_version)
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Say that this worker lives; after Redis forgot everything also what it is.
+
+        Args:
+            timeout: How long that holds, in seconds.
+            pipeline: To send it with.
+        """
+        super().heartbeat(timeout, pipeline)
+        if pipeline is None:
+            if not self.connection.hexists(self.key, "birth"):
+                self.connection.hset(self.key, mapping=self.serialize() | {"state": self.get_state()})
+                register(self)
+            with suppress(RedisAway):
+                self._queue.announce(self._model_version, again=True)
+
+    def run_maintenance_tasks(self) -> None:
+        """Look for jobs whose worker died, unless another worker just did.
+
+        RQ's own lock would keep everybody from looking for 15 minutes after a worker died while it looked.
+        """
+        for queue in self.queues:
+            if self.connection.set(queue.registry_cleaning_key, self.name, nx=True, ex=max(1, self._pace.round_s - 1)):
+                clean_registries(queue, self._exc_handlers)
+                clean_worker_registry(queue)
+                _Popped(queue.key, queue.connection, self._pace.round_s / 2).cleanup(self, queue)
+        self.last_cleaned_at = now()
+
+
+class _Popped(IntermediateQueue):  # type: ignore[misc]
+    """Jobs between queue and start, where a worker may die as well: what is there at two looks was left there.
+
+    RQ would leave it there for a minute.
+    """
+
+    def __init__(self, queue_key: str, connection: Redis, least_s: float) -> None:
+        super().__init__(queue_key, connection)
+        self._least_s = least_s
+
+    def should_be_cleaned_up(self, job_id: str) -> bool:
+        seen_at = self.get_first_seen(job_id)
+        return seen_at is not None and (now() - seen_at).total_seconds() > self._least_s
+
+
+def load(settings: Settings, device: str) -> Predictor:
+    """Load the model of the settings and run it once, so that the first job finds it warm.
+
+    Args:
+        settings: For the preset or the checkpoint.
+        device: Where it runs.
+
+    Returns:
+        The model.
+    """
+    from rsrefseg import Predictor  # Imports torch, which only a running worker needs.
+
+    started = time.monotonic()
+    if settings.checkpoint:
+        predictor = Predictor.from_checkpoint(settings.checkpoint, device=device)
+    else:
+        predictor = Predictor.from_preset(settings.preset, device=device)
+    predictor.segment(predictor.encode(np.zeros((64, 64, 3), np.uint8)), ["anything"])
+    seconds = round(time.monotonic() - started, 2)
+    log.info("model warm", extra={"model_version": predictor.version, "device": device, "seconds": seconds})
+    return predictor
+
+
+def serve(queue: JobQueue, predictor: Predictor, pace: Pace | None = None) -> None:
+    """Take jobs until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
+
+    Args:
+        queue: Where the jobs are.
+        predictor: The model, warm.
+        pace: How soon the death of a worker is noticed.
+    """
+    lay_out(Bench(queue, ImageFetcher(queue.settings), predictor))
+    leased.serve(lambda stop: WarmWorker(queue, predictor.version, stop, pace or Pace()))
