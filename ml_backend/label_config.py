@@ -91,8 +91,9 @@ def read_label_config(xml: str, expression_field: str | None = None) -> LabelCon
         tags = list(fromstring(xml).iter())
     except (ParseError, DefusedXmlException, ValueError) as exc:
         raise UnusableConfig(f"The labeling config is not plain XML: {exc}") from exc
+    images = _images(tags)
     control = _mask_control(tags)
-    image = _image(tags, control)
+    image = _image(images, control)
     # A TextArea per region describes what is already drawn.
     texts = [
         tag
@@ -125,10 +126,14 @@ def _mask_control(tags: list[Element]) -> Element:
     raise UnusableConfig(f"The labeling config has no <BrushLabels> with a name; add a line such as {BRUSH_LINE}")
 
 
-def _image(tags: list[Element], control: Element) -> Element:
+def _images(tags: list[Element]) -> dict[str, Element]:
     images = {tag.get("name", ""): tag for tag in _named(tags, "image") if tag.get("name")}
     if not images:
         raise UnusableConfig(f"The labeling config has no <Image> with a name; add a line such as {IMAGE_LINE}")
+    return images
+
+
+def _image(images: dict[str, Element], control: Element) -> Element:
     for name in _targets(control):
         if name in images:
             return images[name]

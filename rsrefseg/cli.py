@@ -167,7 +167,7 @@ def train(
     held_out: dict[str, Any] = {"scenes": DrawnScenes(out / "held-out", HELD_OUT_SEED, min(100, scene_count), size)}
     sources: list[tuple[Any, float]] = [(drawn, 1.0)]
     if instances:
-        sources = [(drawn, 0.6), ([one.resized(size) for one in read_coco_instances(instances, "train")], 0.4)]
+        sources = [(drawn, 0.75), ([one.resized(size) for one in read_coco_instances(instances, "train")], 0.25)]
         held_out["instances"] = [one.resized(size) for one in read_coco_instances(instances, "dev")]
     for name, result in run(model, recipe, sources, held_out, out, resume=resume).items():
         click.echo(f"{name}: {json.dumps(result.rounded())}")

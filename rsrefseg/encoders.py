@@ -77,6 +77,7 @@ class SharedImageEncoder(nn.Module):
         self.merge = _conv(c16 + c32, c32)
         self.to_clip = nn.Sequential(_conv(c32, c32), nn.Conv2d(c32, clip_dim, 1))
         self.place = nn.Conv2d(clip_dim, clip_dim, 1, bias=False)
+        nn.init.zeros_(self.place.weight)  # what is there matters first, then where
         d = decoder_dim
         self.neck = nn.Sequential(
             nn.Conv2d(16 * c4 + 4 * c8 + c32, d, 1, bias=False),

@@ -9,6 +9,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, IterableDataset
 
 from rsrefseg import checkpoint
 from rsrefseg.datasets import Batch, LabelledImage, ReferringBatches
@@ -57,14 +57,14 @@ class Recipe:
     """Hyperparameters; stored in the card."""
 
     phases: tuple[Phase, ...] = (
-        Phase(steps=1000, size=256, zoom=(0.3, 0.65), images=12, expressions=0),
-        Phase(steps=1700, size=256, zoom=(0.3, 0.75), images=12, expressions=2),
-        Phase(steps=250, size=512, zoom=(0.7, 1.0), images=5, expressions=3),
+        Phase(steps=1800, size=256, zoom=(0.3, 0.65), images=12, expressions=0),
+        Phase(steps=1500, size=256, zoom=(0.3, 0.75), images=12, expressions=2),
+        Phase(steps=150, size=512, zoom=(0.7, 1.0), images=5, expressions=3),
     )
     word_steps: int = 300
     """Steps of the text tower alone, before the first phase."""
-    learning_rate: float = 1.5e-3
-    text_rate: float = 0.05
+    learning_rate: float = 3e-4
+    text_rate: float = 0.1
     """Learning rate of the text tower, as a share of that of the rest."""
     weight_decay: float = 0.02
     warmup_steps: int = 150
@@ -95,20 +95,6 @@ class Recipe:
             return self.learning_rate * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
-
-
-class Stream(IterableDataset[Batch]):
-    """An iterator in the form that torch's loader takes.
-
-    Args:
-        batches: What to hand on.
-    """
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._batches
 
 
 class Trainer:
@@ -221,10 +207,12 @@ class Trainer:
                     self._sources, self._tokenizer, self._recipe.seed, phase.images, phase.expressions
                 )
                 stream = batches.stream(self.step, phase.size, phase.zoom)
-                # A process of its own prepares the next batches while this one computes.
-                ahead = iter(DataLoader(Stream(stream), batch_size=None, num_workers=1, prefetch_factor=3))
-                for _ in range(self.step, begun + phase.steps):
-                    yield phase, next(ahead)
+                # A thread prepares the next batch while this one computes; a forked process may hang under OpenMP.
+                with ThreadPoolExecutor(1) as ahead:
+                    coming = ahead.submit(next, stream)
+                    for _ in range(self.step, begun + phase.steps):
+                        batch, coming = coming.result(), ahead.submit(next, stream)
+                        yield phase, batch
             begun += phase.steps
 
     def learn(self, batch: Batch) -> float:

@@ -103,7 +103,7 @@ POLYGONS = '<PolygonLabels name="p" toName="image"><Label value="x"/></PolygonLa
         ("<View>", "plain XML", ""),
         ("", "plain XML", ""),
         ('<!DOCTYPE x [<!ENTITY a "aa">]><View>&a;</View>', "plain XML", ""),
-        (config(""), "<BrushLabels>", BRUSH_LINE),
+        (config(""), "no <Image>", IMAGE_LINE),
         (config(IMAGE_LINE), "<BrushLabels>", BRUSH_LINE),
         (config(IMAGE_LINE + POLYGONS), "only <BrushLabels> is supported now", BRUSH_LINE),
         (config(IMAGE_LINE + POLYGONS), "<PolygonLabels>", BRUSH_LINE),
