@@ -1,23 +1,41 @@
-"""A model on disk: a folder with `model.safetensors`, `config.json` and `card.md`."""
+"""A model on disk: a folder with `model.safetensors`, `config.json`, `card.md`, and SigLIP's words where it needs them.
+
+It holds everything, or only what training changed: then the foundation weights are read first, and the adapters over
+them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor
 
-from rsrefseg.errors import BadCheckpoint, UnknownPreset
+from rsrefseg import foundation
+from rsrefseg.errors import BadCheckpoint, MissingWeights, UnknownPreset
 from rsrefseg.model import RSRefSeg
-from rsrefseg.presets import Preset, preset_named
-from rsrefseg.tokenizer import Tokenizer
+from rsrefseg.presets import ClipText, Preset, SharedTrunk, preset_named
+from rsrefseg.tensors import compare, read_safetensors
+from rsrefseg.tokenizer import SIGLIP_VOCABULARY
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.md"
+
+Holds = Literal["everything", "adapters"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `config.json` says."""
+
+    preset: Preset
+    holds: Holds
+    """"adapters" stands for all that training changed: adapters, prompter, prompt encoder and mask decoder."""
 
 
 def shipped(name: str) -> Path:
@@ -30,16 +48,23 @@ def shipped(name: str) -> Path:
         Their folder.
 
     Raises:
-        UnknownPreset: If there is no such preset, or its weights do not ship.
+        UnknownPreset: If the weights should ship and do not.
+        MissingWeights: If the preset is one whose weights never ship.
     """
-    preset_named(name)
+    preset = preset_named(name)
     folder = Path(str(resources.files("rsrefseg"))) / "weights" / name
-    if not (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).exists():
+        return folder
+    if isinstance(preset.image, SharedTrunk):
         raise UnknownPreset(f"the weights of preset {name!r} do not come with the package; give --checkpoint DIR")
-    return folder
+    raise MissingWeights(
+        f"nobody publishes trained weights of preset {name!r}: convert a checkpoint of KyanChen/RSRefSeg (rsrefseg "
+        "convert), then give --checkpoint DIR. The preset is built on published weights of SigLIP and SAM. "
+        + foundation.describe(preset)
+    )
 
 
-def save(model: RSRefSeg, folder: Path, card: str, *, half: bool = True) -> None:
+def save(model: RSRefSeg, folder: Path, card: str, *, half: bool = True, adapters_only: bool = False) -> None:
     """Write a checkpoint; a folder that already holds one is left alone.
 
     Args:
@@ -47,6 +72,29 @@ def save(model: RSRefSeg, folder: Path, card: str, *, half: bool = True) -> None
         folder: Made if missing.
         card: Markdown: data, code version, scores, licence.
         half: Store floats in half precision, which takes half the space and moves masks by less than a pixel.
+        adapters_only: Leave out what training does not change; loading then needs the foundation weights.
+
+    Raises:
+        BadCheckpoint: If adapters are asked for of a model that has none.
+    """
+    state = model.state_dict()
+    if adapters_only:
+        if model.preset.lora is None:
+            raise BadCheckpoint(f"a model of preset {model.preset.name!r} without adapters is saved whole")
+        learnt = model.learnt_names()
+        state = {name: value for name, value in state.items() if name in learnt}
+    write(state, Config(model.preset, "adapters" if adapters_only else "everything"), folder, card, half=half)
+
+
+def write(state: dict[str, Tensor], config: Config, folder: Path, card: str, *, half: bool) -> None:
+    """Write a checkpoint of tensors; a folder that already holds one is left alone.
+
+    Args:
+        state: Tensors by the model's names.
+        config: What they are.
+        folder: Made if missing.
+        card: Markdown.
+        half: Store floats in half precision.
 
     Raises:
         BadCheckpoint: If the folder already holds a checkpoint.
@@ -55,43 +103,136 @@ def save(model: RSRefSeg, folder: Path, card: str, *, half: bool = True) -> None
         raise BadCheckpoint(f"{folder} already holds a checkpoint; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     # Batch norm's variances exceed half precision's range in either direction; they are few, so they stay as they are.
-    state = {
+    stored = {
         name: (value.half() if half and value.is_floating_point() and "running_" not in name else value).contiguous()
-        for name, value in model.state_dict().items()
+        for name, value in state.items()
     }
-    (folder / CONFIG).write_text(json.dumps({"preset": asdict(model.preset)}, indent=2) + "\n")
+    # Two names of one tensor are two tensors here; safetensors knows no other way.
+    storages = {value.untyped_storage().data_ptr(): name for name, value in stored.items()}
+    stored = {
+        name: value if storages[value.untyped_storage().data_ptr()] == name else value.clone()
+        for name, value in stored.items()
+    }
+    described = {"preset": config.preset.as_dict(), "holds": config.holds}
+    (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
     (folder / CARD).write_text(card)
-    save_file(state, folder / WEIGHTS)
+    save_file(stored, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone; packages are for everyone
 
 
-def load(folder: Path) -> RSRefSeg:
-    """Read a checkpoint, in float32 on the CPU and ready for inference.
+def read_config(folder: Path) -> Config:
+    """Read what a checkpoint is, without its weights.
 
     Args:
         folder: Written by `save`.
 
     Returns:
+        Preset and extent.
+
+    Raises:
+        BadCheckpoint: If the file is missing or damaged.
+    """
+    try:
+        described = json.loads((folder / CONFIG).read_text())
+        preset, holds = Preset.from_dict(described["preset"]), described["holds"]
+    except OSError as exc:
+        raise BadCheckpoint(f"{folder} is not a checkpoint: {CONFIG} is missing") from exc
+    except (ValueError, KeyError, TypeError, AttributeError, UnknownPreset) as exc:
+        raise BadCheckpoint(f"the checkpoint in {folder} is damaged: {exc}") from exc
+    if holds not in ("everything", "adapters"):
+        raise BadCheckpoint(f"the checkpoint in {folder} is damaged: it holds {holds!r}")
+    return Config(preset, holds)
+
+
+def load(folder: Path, foundation_folder: Path | None = None) -> RSRefSeg:
+    """Read a checkpoint, in float32 on the CPU and ready for inference, its adapters apart.
+
+    Args:
+        folder: Written by `save`.
+        foundation_folder: Where the foundation weights lie, for checkpoints of adapters alone.
+
+    Returns:
         The model.
 
     Raises:
-        BadCheckpoint: If files are missing or damaged, or the weights do not fit the preset.
+        BadCheckpoint: If the folder is no checkpoint, is damaged, or its weights do not fit its preset.
     """
+    config = read_config(folder)
+    if config.holds == "adapters":
+        model = foundation.load(config.preset, foundation_folder)
+        load_adapters(model, folder)
+        return model.eval()
+    state = _weights(folder)
     try:
-        preset = Preset.from_dict(json.loads((folder / CONFIG).read_text())["preset"])
-        state = load_file(folder / WEIGHTS)
-    except FileNotFoundError as exc:
-        raise BadCheckpoint(f"{folder} is not a checkpoint: {Path(exc.filename).name} is missing") from exc
-    except (ValueError, KeyError, TypeError, UnknownPreset, SafetensorError) as exc:
-        raise BadCheckpoint(f"the checkpoint in {folder} is damaged: {exc}") from exc
-    model = RSRefSeg(preset, Tokenizer(preset.text_positions).vocab_size)
-    try:
-        model.load_state_dict({name: v.float() if v.is_floating_point() else v for name, v in state.items()})
-    except RuntimeError as exc:
-        raise BadCheckpoint(
-            f"the weights in {folder} do not fit the preset {preset.name!r} of its config.json"
-        ) from exc
+        with torch.device("meta"):
+            model = RSRefSeg(config.preset)
+    except (RuntimeError, ValueError, AssertionError, ArithmeticError) as exc:
+        raise BadCheckpoint(_misfit(folder, config)) from exc
+    _fill(model, state, folder, config)
     return model.eval()
+
+
+def load_adapters(model: RSRefSeg, folder: Path) -> None:
+    """Replace all that training changed, in a model whose foundation is loaded already.
+
+    Args:
+        model: Of the same preset, its adapters not merged.
+        folder: A checkpoint of adapters alone.
+
+    Raises:
+        BadCheckpoint: If it is not one, or of another preset.
+    """
+    config = read_config(folder)
+    if config.holds != "adapters" or config.preset != model.preset:
+        raise BadCheckpoint(f"{folder} does not hold adapters alone for this model of preset {model.preset.name!r}")
+    state = _weights(folder)
+    compare(folder / WEIGHTS, model.learnt_names(), set(state))
+    frozen = {name: value for name, value in model.state_dict().items() if name not in state}
+    _fill(model, {**frozen, **state}, folder, config)
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    if not (folder / WEIGHTS).exists():
+        raise BadCheckpoint(f"{folder} is not a checkpoint: {WEIGHTS} is missing")
+    return read_safetensors(folder / WEIGHTS)
+
+
+def _fill(model: RSRefSeg, state: dict[str, Tensor], folder: Path, config: Config) -> None:
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as exc:
+        raise BadCheckpoint(_misfit(folder, config)) from exc
+
+
+def _misfit(folder: Path, config: Config) -> str:
+    return f"the weights in {folder} do not fit the preset {config.preset.name!r} of its {CONFIG}"
+
+
+def vocabulary(folder: Path, preset: Preset, foundation_folder: Path | None = None) -> Path | None:
+    """Find the words of a checkpoint's text tower.
+
+    Args:
+        folder: The checkpoint, which may hold them.
+        preset: Its preset.
+        foundation_folder: Where else they may lie: with the foundation weights.
+
+    Returns:
+        SigLIP's sentencepiece model, or None where the tower needs no file.
+
+    Raises:
+        MissingWeights: If it is in neither place.
+    """
+    if isinstance(preset.text, ClipText):
+        return None
+    if (folder / SIGLIP_VOCABULARY).exists():
+        return folder / SIGLIP_VOCABULARY
+    elsewhere = foundation.path_of(foundation.VOCABULARY, foundation_folder)
+    if elsewhere is not None:
+        return elsewhere
+    raise MissingWeights(
+        f"{SIGLIP_VOCABULARY} is missing, SigLIP's words. "
+        + foundation.how_to_get(preset, [foundation.VOCABULARY], foundation_folder)
+    )
 
 
 def version(folder: Path) -> str:
@@ -103,9 +244,12 @@ def version(folder: Path) -> str:
     Returns:
         "<preset>@<8 hexadecimal digits>".
     """
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    name = json.loads((folder / CONFIG).read_text())["preset"]["name"]
-    return f"{name}@{digest[:8]}"
+    preset = read_config(folder).preset
+    with (folder / WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    if preset.lora:
+        digest.update(repr(preset.lora).encode())  # the same adapters at another scale draw other masks
+    return f"{preset.name}@{digest.hexdigest()[:8]}"
 
 
 def code_version() -> str:

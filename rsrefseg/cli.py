@@ -1,4 +1,4 @@
-"""The command `rsrefseg`: segment, draw scenes, train, evaluate."""
+"""The command `rsrefseg`: segment, draw scenes, train, evaluate, bring weights, convert checkpoints."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from rsrefseg.predictor import Predictor
 
 HELD_OUT_SEED = 1_000_000_000
@@ -34,6 +36,9 @@ class _Group(click.Group):
 def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        click.option(
+            "--foundation", type=click.Path(path_type=Path), help="Foundation weights, if not where fetch puts them."
+        ),
         click.option("--checkpoint", type=click.Path(path_type=Path), help="A checkpoint folder instead of a preset."),
         click.option("--preset", default="tiny", show_default=True, help="Weights that come with the package."),
     ):
@@ -41,10 +46,12 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _predictor(preset: str, checkpoint: Path | None, device: str) -> Predictor:
+def _predictor(preset: str, checkpoint: Path | None, foundation: Path | None, device: str) -> Predictor:
     from rsrefseg import Predictor
 
-    return Predictor.from_checkpoint(checkpoint, device) if checkpoint else Predictor.from_preset(preset, device)
+    if checkpoint:
+        return Predictor.from_checkpoint(checkpoint, device, foundation)
+    return Predictor.from_preset(preset, device)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,6 +71,7 @@ def segment(
     expressions: tuple[str, ...],
     preset: str,
     checkpoint: Path | None,
+    foundation: Path | None,
     device: str,
     out: Path | None,
     as_json: bool,
@@ -75,7 +83,7 @@ def segment(
     from rsrefseg.pictures import overlay, read_image, write_image
 
     pixels = read_image(image)
-    found = _predictor(preset, checkpoint, device).segment(pixels, expressions)
+    found = _predictor(preset, checkpoint, foundation, device).segment(pixels, expressions)
     rows: list[dict[str, Any]] = []
     for number, one in enumerate(found):
         row: dict[str, Any] = {
@@ -115,7 +123,7 @@ def scenes(out: Path, count: int, size: int, seed: int) -> None:
 
 
 @main.command()
-@click.option("--preset", default="tiny", show_default=True)
+@click.option("--preset", type=click.Choice(["tiny"]), default="tiny", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
 @click.option(
     "--scenes", "scene_count", type=click.IntRange(1), default=3000, show_default=True, help="Scenes to draw."
@@ -182,13 +190,14 @@ def evaluate(
     count: int,
     preset: str,
     checkpoint: Path | None,
+    foundation: Path | None,
     device: str,
     as_json: bool,
 ) -> None:
     """Score a model with expressions that the grammar writes for held-out images."""
     from rsrefseg.evaluate import evaluate as score
 
-    result = score(_predictor(preset, checkpoint, device), _labelled(dataset, root, split, count))
+    result = score(_predictor(preset, checkpoint, foundation, device), _labelled(dataset, root, split, count))
     figures = {**result.overall.as_dict(), "images_per_s": result.images_per_s}
     if as_json:
         click.echo(json.dumps({**figures, "mIoU_by_kind": {kind: s.mIoU for kind, s in result.by_kind.items()}}))
@@ -202,6 +211,85 @@ def evaluate(
             name, str(scores.n), f"{scores.mIoU:.1f}", f"{scores.oIoU:.1f}", f"{scores.precision['P@0.5']:.1f}"
         )
     Console().print(table)
+
+
+@main.group()
+def weights() -> None:
+    """What the presets b and l are built on: SigLIP's and SAM's published weights."""
+
+
+@weights.command()
+@click.option("--preset", type=click.Choice(["b", "l"]), required=True)
+@click.option("--from", "origin", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Take them here.")
+@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Put them here.")
+@click.option("--words-only", is_flag=True, help="Only SigLIP's words (0.8 MB): converted checkpoints need no more.")
+def fetch(preset: str, origin: Path | None, folder: Path | None, words_only: bool) -> None:
+    """Bring foundation weights here, verified; what was interrupted goes on where it stopped.
+
+    They come from the Hugging Face hub and from the authors of SAM, or with --from out of a folder that was filled on
+    another machine.
+    """
+    from functools import partial
+
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from rsrefseg import foundation
+    from rsrefseg.download import copy, download
+    from rsrefseg.presets import preset_named
+
+    folder = folder or foundation.default_folder()
+    files = [foundation.VOCABULARY] if words_only else foundation.files_of(preset_named(preset))
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        tasks = [progress.add_task(file.path, total=file.size) for file in files]
+        for file, task in zip(files, tasks, strict=True):
+            watch = partial(_show_progress, progress, task)
+            path = copy(file, origin, folder, watch) if origin else download(file, folder, watch)
+            progress.console.print(f"{path}: sha256 verified", highlight=False, soft_wrap=True)
+
+
+def _show_progress(progress: Progress, task: TaskID, here: int) -> None:
+    progress.update(task, completed=here)
+
+
+@main.command()
+@click.argument("upstream", type=click.Path(path_type=Path))
+@click.option("--preset", type=click.Choice(["b", "l"]), required=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Checkpoint to write.")
+@click.option("--alpha", type=float, default=16.0, show_default=True, help="Of LoRA; the file does not hold it.")
+@click.option("--half", is_flag=True, help="Store in half precision, whatever the file has.")
+@click.option("--adapters-only", is_flag=True, help="Leave out the foundation weights; loading then needs them.")
+@click.option(
+    "--foundation", type=click.Path(path_type=Path), help="Where SigLIP's words lie, if not where fetch puts them."
+)
+def convert(
+    upstream: Path, preset: str, out: Path, alpha: float, half: bool, adapters_only: bool, foundation: Path | None
+) -> None:
+    """Make a checkpoint of ours from UPSTREAM, one of KyanChen/RSRefSeg.
+
+    UPSTREAM is mmengine's .pth file, a bare state dict, or the folder that DeepSpeed wrote. Nothing in it is executed,
+    and no tensor of it is dropped in silence.
+    """
+    from rsrefseg.convert import convert as run
+    from rsrefseg.presets import preset_named
+
+    done = run(
+        upstream,
+        preset_named(preset),
+        out,
+        alpha=alpha,
+        half=half,
+        adapters_only=adapters_only,
+        foundation_folder=foundation,
+    )
+    assert done.preset.lora is not None
+    click.echo(f"{done.folder}: {done.tensors} tensors, {done.parameters:,} numbers")
+    click.echo(f"adapters of rank {done.preset.lora.rank}, alpha {alpha:g}")
+    for name in done.left_out:
+        click.echo(f"left out, no part of the model: {name}")
+    if not done.has_words:
+        click.echo(f"SigLIP's words are not here yet: rsrefseg weights fetch --preset {preset} --words-only")
 
 
 def _labelled(dataset: str, root: Path | None, split: str, count: int) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from open_clip.transformer import TextTransformer
@@ -12,28 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from rsrefseg.features import ImageFeatures, TextFeatures
 from rsrefseg.position import fourier_position
-from rsrefseg.presets import Preset
-
-
-class ImageFeatures(NamedTuple):
-    """What is kept of b images; it does not depend on any expression."""
-
-    sam: Tensor
-    """(b, d, S/16, S/16): what SAM's mask decoder draws on."""
-    clip: Tensor
-    """(b, c, g, g): what words are compared with."""
-
-
-class TextFeatures(NamedTuple):
-    """What is kept of n expressions, padded to the longest."""
-
-    tokens: Tensor
-    """(n, t, c)."""
-    pooled: Tensor
-    """(n, c), taken at each expression's own end token."""
-    valid: Tensor
-    """(n, t) bool, false on the padding."""
+from rsrefseg.presets import ClipText, Preset, SharedTrunk, SiglipText
+from rsrefseg.towers import (
+    PairedImageEncoder,
+    adapt_images,
+    adapt_text,
+    imagenet_normalised,
+    siglip_text,
+)
 
 
 def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -63,18 +50,18 @@ class SharedImageEncoder(nn.Module):
     resolution and has no other way to see edges.
 
     Args:
-        preset: Channels and blocks at each stride.
+        trunk: Channels and blocks at each stride.
+        clip_dim: Channels c of the map that words are compared with.
+        decoder_dim: Channels d of SAM's embedding.
     """
 
-    mean: Tensor
-    std: Tensor
     frequencies: Tensor
     context_frequencies: Tensor
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, trunk: SharedTrunk, clip_dim: int, decoder_dim: int) -> None:
         super().__init__()
-        c4, c8, c16, c32 = preset.trunk_channels
-        n4, n8, n16, n32 = preset.trunk_blocks
+        c4, c8, c16, c32 = trunk.channels
+        n4, n8, n16, n32 = trunk.blocks
         self.stem = nn.Sequential(_conv(3, c4 // 2, stride=2), _conv(c4 // 2, c4, stride=2))
         self.stage4 = nn.Sequential(*(_Residual(c4) for _ in range(n4)))
         self.stage8 = nn.Sequential(_conv(c4, c8, stride=2), *(_Residual(c8) for _ in range(n8)))
@@ -88,19 +75,17 @@ class SharedImageEncoder(nn.Module):
             enable_nested_tensor=False,
         )
         self.merge = _conv(c16 + c32, c32)
-        self.to_clip = nn.Sequential(_conv(c32, c32), nn.Conv2d(c32, preset.clip_dim, 1))
-        self.place = nn.Conv2d(preset.clip_dim, preset.clip_dim, 1, bias=False)
+        self.to_clip = nn.Sequential(_conv(c32, c32), nn.Conv2d(c32, clip_dim, 1))
+        self.place = nn.Conv2d(clip_dim, clip_dim, 1, bias=False)
         nn.init.zeros_(self.place.weight)  # what is there matters first, then where
-        d = preset.decoder_dim
+        d = decoder_dim
         self.neck = nn.Sequential(
             nn.Conv2d(16 * c4 + 4 * c8 + c32, d, 1, bias=False),
             LayerNorm2d(d),
             nn.Conv2d(d, d, 3, padding=1, bias=False),
             LayerNorm2d(d),
         )
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
-        self.register_buffer("frequencies", torch.randn(2, preset.clip_dim // 2))
+        self.register_buffer("frequencies", torch.randn(2, clip_dim // 2))
         self.register_buffer("context_frequencies", torch.randn(2, c32 // 2))
 
     def forward(self, images: Tensor) -> ImageFeatures:
@@ -112,7 +97,7 @@ class SharedImageEncoder(nn.Module):
         Returns:
             Features for words and for masks, both at stride 16.
         """
-        x = (images - self.mean) / self.std
+        x = imagenet_normalised(images)
         x4 = self.stage4(self.stem(x))  # (b, c4, S/4, S/4)
         x8 = self.stage8(x4)  # (b, c8, S/8, S/8)
         x16 = self.stage16(x8)  # (b, c16, S/16, S/16)
@@ -166,34 +151,37 @@ class FactorisedEmbedding(nn.Module):
         return embedded
 
 
+def _clip_text(tower: ClipText, output_dim: int) -> TextTransformer:
+    built = TextTransformer(
+        context_length=tower.positions,
+        vocab_size=tower.vocab_size,
+        width=tower.width,
+        heads=tower.heads,
+        layers=tower.layers,
+        output_dim=output_dim,
+        no_causal_mask=True,
+        pool_type="none",
+        proj_bias=True,
+    )
+    built.token_embedding = FactorisedEmbedding(tower.vocab_size, tower.embedding_rank, tower.width)
+    return built
+
+
 class TextEncoder(nn.Module):
     """open_clip's text tower, batched exactly: padding is masked, and pooling is at the last real token.
 
     Args:
-        preset: Width, layers, heads and positions.
-        vocab_size: Ids of the tokenizer.
+        tower: Its numbers.
+        clip_dim: Channels c of the space that words are compared in.
     """
 
-    def __init__(self, preset: Preset, vocab_size: int) -> None:
+    def __init__(self, tower: ClipText | SiglipText, clip_dim: int) -> None:
         super().__init__()
-        self.heads = preset.text_heads
-        self.tower = TextTransformer(
-            context_length=preset.text_positions,
-            vocab_size=vocab_size,
-            width=preset.text_width,
-            heads=preset.text_heads,
-            layers=preset.text_layers,
-            output_dim=preset.clip_dim,
-            no_causal_mask=True,
-            pool_type="none",
-            proj_bias=True,
-        )
-        if preset.text_embedding_rank:
-            self.tower.token_embedding = FactorisedEmbedding(vocab_size, preset.text_embedding_rank, preset.text_width)
+        self.heads = tower.heads
+        self.tower = _clip_text(tower, clip_dim) if isinstance(tower, ClipText) else siglip_text(tower, clip_dim)
         # Words are compared in the space of the projection; a tower as wide as that space needs no second one.
-        self.token_projection = (
-            nn.Identity() if preset.text_width == preset.clip_dim else nn.Linear(preset.text_width, preset.clip_dim)
-        )
+        width = self.tower.width
+        self.token_projection = nn.Identity() if width == clip_dim else nn.Linear(width, clip_dim)
 
     def forward(self, token_ids: Sequence[Tensor]) -> TextFeatures:
         """Encode expressions.
@@ -214,3 +202,26 @@ class TextEncoder(nn.Module):
         x = self.tower.ln_final(self.tower.transformer(x, attn_mask=blocked))  # (n, t, width)
         last = x[torch.arange(n, device=x.device), lengths - 1]  # (n, width)
         return TextFeatures(tokens=self.token_projection(x), pooled=self.tower.text_projection(last), valid=valid)
+
+
+def build_encoders(preset: Preset) -> tuple[SharedImageEncoder | PairedImageEncoder, TextEncoder]:
+    """Build what turns images and expressions into features.
+
+    Published towers are frozen, but for their adapters.
+
+    Args:
+        preset: The size.
+
+    Returns:
+        The image encoder and the text encoder.
+    """
+    text = TextEncoder(preset.text, preset.clip_dim)
+    if isinstance(preset.image, SharedTrunk):
+        return SharedImageEncoder(preset.image, preset.clip_dim, preset.decoder_dim), text
+    image = PairedImageEncoder(preset.image, preset.image_size, preset.clip_dim, preset.decoder_dim)
+    image.requires_grad_(False)
+    text.requires_grad_(False)
+    if preset.lora:
+        adapt_images(image, preset.lora)
+        adapt_text(text.tower, preset.lora)
+    return image, text

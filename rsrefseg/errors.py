@@ -3,9 +3,12 @@
 RSRefSegError
 ├── BadRequest          the asker's: another image, another expression
 │   └── BadImage
+├── Unavailable         nobody's: wait, and try again
+│   └── DownloadFailed
 └── Broken              ours: a checkpoint that does not fit its own description
     ├── UnknownPreset
-    └── BadCheckpoint
+    ├── BadCheckpoint
+    └── MissingWeights
 """
 
 from __future__ import annotations
@@ -23,6 +26,14 @@ class BadImage(BadRequest):
     """The array or file is not an image that can be read."""
 
 
+class Unavailable(RSRefSegError):
+    """What is needed cannot be had just now; trying again later may help."""
+
+
+class DownloadFailed(Unavailable):
+    """A file did not come, or came damaged; what did come is kept for the next try."""
+
+
 class Broken(RSRefSegError):
     """The installation or the checkpoint has to be mended."""
 
@@ -32,4 +43,8 @@ class UnknownPreset(Broken):
 
 
 class BadCheckpoint(Broken):
-    """The folder is not a checkpoint, or does not fit the preset it names."""
+    """The file or folder is not a checkpoint, or does not fit the preset it names."""
+
+
+class MissingWeights(Broken):
+    """Files that a model is built on are not on this machine: the sentence says which, and how to get them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,10 +11,13 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsrefseg.encoders import ImageFeatures, SharedImageEncoder, TextEncoder, TextFeatures
+from rsrefseg.encoders import build_encoders
+from rsrefseg.features import ImageFeatures, TextFeatures
+from rsrefseg.lora import merge
 from rsrefseg.position import fourier_position
-from rsrefseg.presets import Preset
+from rsrefseg.presets import Preset, SharedTrunk
 from rsrefseg.prompter import Prompter
+from rsrefseg.towers import PairedImageEncoder
 
 
 class Decoded(NamedTuple):
@@ -32,15 +36,13 @@ class RSRefSeg(nn.Module):
 
     Args:
         preset: The size.
-        vocab_size: Ids of the tokenizer.
     """
 
-    def __init__(self, preset: Preset, vocab_size: int) -> None:
+    def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.preset = preset
         d = preset.decoder_dim
-        self.image_encoder = SharedImageEncoder(preset)
-        self.text_encoder = TextEncoder(preset, vocab_size)
+        self.image_encoder, self.text_encoder = build_encoders(preset)
         self.prompter = Prompter(preset.clip_dim, d)
         grid = preset.image_size // 16
         self.prompt_encoder = PromptEncoder(d, (grid, grid), (preset.image_size, preset.image_size), mask_in_chans=16)
@@ -52,6 +54,34 @@ class RSRefSeg(nn.Module):
         for layer in self.mask_decoder.transformer.layers:
             for norm in (layer.norm1, layer.norm2, layer.norm3, layer.norm4):
                 norm.eps = 1e-6  # as the published checkpoints were trained; segment_anything has 1e-5
+        if not isinstance(preset.image, SharedTrunk):
+            self.prompter.logit_scale.requires_grad_(False)  # SigLIP's own, frozen as its towers are
+            self.prompter.logit_bias.requires_grad_(False)
+            # Published checkpoints hold this matrix as well, among what trains, though nothing reads it.
+            matrix = self.prompt_encoder.pe_layer._buffers.pop("positional_encoding_gaussian_matrix")
+            self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix = nn.Parameter(matrix)
+
+    @property
+    def frequencies(self) -> Tensor:
+        """SAM's random matrix (2, d / 2) that positions are encoded with."""
+        if isinstance(self.image_encoder, PairedImageEncoder):
+            return self.image_encoder.frequencies
+        matrix: Tensor = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        return matrix
+
+    def learnt_names(self) -> set[str]:
+        """Name what training changes, running statistics included: all that a checkpoint of adapters holds.
+
+        Returns:
+            Names of the state dict.
+        """
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return trained | {f"prompter.{name}" for name, _ in self.prompter.named_buffers()}
+
+    def merge_adapters(self) -> None:
+        """Add the adapters to the weights: the same masks for less work, and no further training."""
+        merge(self)
+        self.preset = replace(self.preset, lora=None)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Encode images once, for any number of expressions.
@@ -88,14 +118,15 @@ class RSRefSeg(nn.Module):
         Returns:
             Logits and estimates for n expressions.
         """
-        frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        frequencies = self.frequencies
         sam = image.sam[image_index]  # (n, d, S/16, S/16)
         prompts = self.prompter(image.clip[image_index], text, frequencies)
         h, w = sam.shape[2:]
         coarse = functional.interpolate(
             prompts.activation[:, None], size=(4 * h, 4 * w), mode="bilinear", align_corners=False
         )  # (n, 1, S/4, S/4)
-        dense = self.prompt_encoder.mask_downscaling(coarse)  # (n, d, S/16, S/16)
+        downscaling = self.prompt_encoder.mask_downscaling
+        dense = downscaling(coarse.to(downscaling[0].weight.dtype))  # (n, d, S/16, S/16)
         logits, predicted_iou = self._draw(sam, prompts.sparse, dense, fourier_position(frequencies, (h, w)))
         return Decoded(logits, predicted_iou, prompts.activation)
 

@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional
 
 from rsrefseg import checkpoint
-from rsrefseg.encoders import ImageFeatures
 from rsrefseg.errors import BadImage
+from rsrefseg.features import ImageFeatures
 from rsrefseg.model import RSRefSeg
-from rsrefseg.tokenizer import Tokenizer
+from rsrefseg.tokenizer import Tokenize, tokenizer_for
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ class Predictor:
         model: In float32.
         version: Names the weights.
         device: "cpu", "cuda" or "cuda:1".
+        tokenizer: Words to ids; None where the text tower needs no file for it.
     """
 
-    def __init__(self, model: RSRefSeg, version: str, device: str = "cpu") -> None:
+    def __init__(self, model: RSRefSeg, version: str, device: str = "cpu", tokenizer: Tokenize | None = None) -> None:
         self.model = model.to(device).eval()
         self.version = version
         self.device = torch.device(device)
-        self._tokenizer = Tokenizer(model.preset.text_positions)
+        self._tokenizer = tokenizer or tokenizer_for(model.preset.text, None)
 
     @classmethod
     def from_preset(cls, name: str, device: str = "cpu") -> Predictor:
@@ -69,17 +70,24 @@ class Predictor:
         return cls.from_checkpoint(checkpoint.shipped(name), device)
 
     @classmethod
-    def from_checkpoint(cls, folder: str | Path, device: str = "cpu") -> Predictor:
+    def from_checkpoint(
+        cls, folder: str | Path, device: str = "cpu", foundation: str | Path | None = None
+    ) -> Predictor:
         """Load weights from a folder.
 
         Args:
             folder: A checkpoint.
             device: Where to run.
+            foundation: Where the foundation weights lie, for checkpoints of adapters alone; None for the default.
 
         Returns:
             Ready to use.
         """
-        return cls(checkpoint.load(Path(folder)), checkpoint.version(Path(folder)), device)
+        folder, below = Path(folder), Path(foundation) if foundation else None
+        model = checkpoint.load(folder, below)
+        words = checkpoint.vocabulary(folder, model.preset, below)
+        model.merge_adapters()
+        return cls(model, checkpoint.version(folder), device, tokenizer_for(model.preset.text, words))
 
     @torch.inference_mode()
     def encode(self, image: np.ndarray) -> ImageEmbedding:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsrefseg.encoders import TextFeatures
+from rsrefseg.features import TextFeatures
 from rsrefseg.position import fourier_position
 
 
@@ -111,13 +111,14 @@ class Prompter(nn.Module):
         cells = functional.normalize(clip.to(wide), dim=1)  # (n, c, g, g)
         words = functional.normalize(text.tokens.to(wide), dim=2)  # (n, t, c)
         whole = functional.normalize(text.pooled.to(wide), dim=1)  # (n, c)
-        found = torch.sigmoid(self.logit(torch.einsum("nchw,ntc->nthw", cells, words)))  # (n, t, g, g)
-        valid = text.valid.to(found.dtype)  # (n, t)
-        mean = torch.einsum("nthw,nt->nhw", found, valid / valid.sum(1, keepdim=True))  # (n, g, g)
+        likely = torch.sigmoid(self.logit(torch.einsum("nchw,ntc->nthw", cells, words)))  # (n, t, g, g)
+        valid = text.valid.to(likely.dtype)  # (n, t)
+        mean = torch.einsum("nthw,nt->nhw", likely, valid / valid.sum(1, keepdim=True))  # (n, g, g)
         local = (clip + clip * mean[:, None]) / 2  # (n, c, g, g)
         activation = self.logit(torch.einsum("nchw,nc->nhw", cells, whole))  # (n, g, g)
         matched = torch.sigmoid(activation)[:, None] * clip  # (n, c, g, g)
-        x = self.prompter_down_channel(torch.cat([local, matched, clip], dim=1))  # (n, d, g, g)
+        found = torch.cat([local, matched, clip], dim=1)  # (n, 3 * c, g, g)
+        x = self.prompter_down_channel(found.to(self.prompter_down_channel.conv.weight.dtype))  # (n, d, g, g)
         x = x + fourier_position(frequencies, (x.shape[2], x.shape[3])).to(x.dtype)
         x = self.prompter_down_spatial(x)  # (n, d, g/4, g/4)
         return Prompts(sparse=x.flatten(2).transpose(1, 2), activation=activation)

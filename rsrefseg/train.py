@@ -22,9 +22,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rsrefseg import checkpoint
 from rsrefseg.datasets import Batch, LabelledImage, ReferringBatches
 from rsrefseg.datasets.referring import CLASSES, class_words
-from rsrefseg.encoders import FactorisedEmbedding, TextFeatures
+from rsrefseg.encoders import FactorisedEmbedding
 from rsrefseg.errors import BadRequest
 from rsrefseg.evaluate import Evaluation, evaluate
+from rsrefseg.features import TextFeatures
 from rsrefseg.losses import alignment_loss, drawing_loss
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
@@ -113,8 +114,8 @@ class Trainer:
         self._recipe = recipe
         self._out = out
         self._sources = sources
-        self._tokenizer = Tokenizer(preset.text_positions)
-        self.model = RSRefSeg(preset, self._tokenizer.vocab_size).to(memory_format=torch.channels_last)
+        self._tokenizer = Tokenizer(preset.text.positions)
+        self.model = RSRefSeg(preset).to(memory_format=torch.channels_last)
         self._ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self.model.named_parameters():

@@ -1,16 +1,17 @@
 """A model of few weights and images whose right answer is known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 
 from rsrefseg.expressions import Thing
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
-from rsrefseg.presets import TINY, Preset
-from rsrefseg.tokenizer import Tokenizer
+from rsrefseg.presets import TINY, B, Lora, PairedVits, Preset, SamVit, SharedTrunk, SiglipText, SiglipVision
 
 torch.set_num_threads(1)  # the models are too small to share, and threads that wait for each other stall a busy machine
 
@@ -24,12 +25,8 @@ def small() -> Preset:
         decoder_dim=32,
         decoder_heads=4,
         decoder_mlp_dim=32,
-        text_layers=2,
-        text_width=32,
-        text_heads=2,
-        text_embedding_rank=8,
-        trunk_channels=(8, 8, 16, 16),
-        trunk_blocks=(1, 1, 1, 1),
+        image=SharedTrunk(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1)),
+        text=replace(TINY.text, layers=2, width=32, heads=2, embedding_rank=8),
     )
 
 
@@ -37,7 +34,7 @@ def small() -> Preset:
 def model(small: Preset) -> RSRefSeg:
     """Random weights, but none of them zero, so that every path moves the output."""
     torch.manual_seed(0)
-    model = RSRefSeg(small, Tokenizer(small.text_positions).vocab_size)
+    model = RSRefSeg(small)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -68,3 +65,51 @@ def things() -> tuple[Thing, ...]:
         Thing("ship", disc(0.85, 0.5, 0.09), "white"),
         Thing("bridge", disc(0.15, 0.8, 0.06)),
     )
+
+
+@pytest.fixture(scope="session")
+def small_b() -> Preset:
+    """Preset b at the sizes of `published.small_published`."""
+    return replace(
+        B,
+        image_size=208,
+        clip_dim=36,
+        decoder_dim=32,
+        decoder_mlp_dim=48,
+        image=PairedVits(
+            SamVit(width=24, layers=3, heads=2, window=5, global_layers=(1,)),
+            SiglipVision(image_size=104, patch_size=14, layers=3, heads=3, mlp_dim=70),
+        ),
+        text=SiglipText(layers=3, heads=3, mlp_dim=70, positions=12, vocab_size=50),
+        lora=Lora(rank=4, alpha=16.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory) -> Path:
+    """A sentencepiece model of fifty pieces, with SigLIP's special ones."""
+    folder = tmp_path_factory.mktemp("words")
+    phrases = [
+        "the small white ship at the pier",
+        "the large red airplane on the runway",
+        "storage tanks left of the river",
+        "a bridge in the topleft of the harbour",
+        "tennis courts right of the building",
+        "the vehicle behind the chimney and the dam",
+        "golf field by the stadium",
+    ]
+    rng = np.random.default_rng(0)
+    (folder / "corpus.txt").write_text(
+        "\n".join(" ".join(rng.permutation(rng.choice(phrases).split())) for _ in range(700))
+    )
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "corpus.txt"),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=50,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return folder / "spiece.model"

@@ -6,6 +6,7 @@ import torch
 
 from rsrefseg import Predictor, checkpoint
 from rsrefseg.errors import BadCheckpoint, UnknownPreset
+from rsrefseg.presets import TINY
 
 
 def test_what_is_saved_is_what_is_loaded(model, tmp_path):
@@ -67,10 +68,24 @@ def test_weights_of_another_size_are_refused(model, tmp_path):
 def test_a_config_with_unknown_fields_is_refused(model, tmp_path):
     checkpoint.save(model, tmp_path, "card")
     (tmp_path / checkpoint.CONFIG).write_text(json.dumps({"preset": {"name": "tiny", "depth": 3}}))
-    with pytest.raises(BadCheckpoint, match="fields differ"):
+    with pytest.raises(BadCheckpoint, match="fields of Preset differ"):
         checkpoint.load(tmp_path)
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    with pytest.raises(UnknownPreset, match="there are: tiny"):
+    with pytest.raises(UnknownPreset, match="there are: b, l, tiny"):
         Predictor.from_preset("huge")
+
+
+def test_the_shipped_weights_fit_the_preset_they_name():
+    predictor = Predictor.from_preset("tiny")
+    assert predictor.model.preset == TINY
+    assert predictor.version.startswith("tiny@")
+
+
+def test_a_checkpoint_that_holds_something_else_is_refused(model, tmp_path):
+    checkpoint.save(model, tmp_path, "card")
+    config = json.loads((tmp_path / checkpoint.CONFIG).read_text())
+    (tmp_path / checkpoint.CONFIG).write_text(json.dumps({**config, "holds": "the past"}))
+    with pytest.raises(BadCheckpoint, match="it holds 'the past'"):
+        checkpoint.load(tmp_path)

@@ -10,7 +10,7 @@ EXPRESSIONS = ["the ship", "the small white airplane on the far left", "all stor
 
 @pytest.fixture
 def token_ids(small):
-    tokenizer = Tokenizer(small.text_positions)
+    tokenizer = Tokenizer(small.text.positions)
     return [tokenizer(expression) for expression in EXPRESSIONS]
 
 
@@ -49,7 +49,7 @@ def test_words_and_pixels_both_move_the_mask(model, pixels, token_ids):
 
 def test_every_weight_that_trains_gets_a_gradient(small, pixels, token_ids):
     torch.manual_seed(0)
-    model = RSRefSeg(small, Tokenizer(small.text_positions).vocab_size).train()
+    model = RSRefSeg(small).train()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

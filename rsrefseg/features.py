@@ -1,0 +1,27 @@
+"""What the encoders hand to the rest of the graph, whatever their size."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class ImageFeatures(NamedTuple):
+    """What is kept of b images; it does not depend on any expression."""
+
+    sam: Tensor
+    """(b, d, S/16, S/16): what SAM's mask decoder draws on."""
+    clip: Tensor
+    """(b, c, g, g): what words are compared with."""
+
+
+class TextFeatures(NamedTuple):
+    """What is kept of n expressions, padded to the longest."""
+
+    tokens: Tensor
+    """(n, t, c)."""
+    pooled: Tensor
+    """(n, c), taken at each expression's own end token."""
+    valid: Tensor
+    """(n, t) bool, false on the padding."""
