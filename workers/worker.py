@@ -151,7 +151,8 @@ def load(settings: Settings, device: str) -> Predictor:
 
     started = time.monotonic()
     if settings.checkpoint:
-        predictor = Predictor.from_checkpoint(settings.checkpoint, device=device)
+        foundation = settings.data / "foundation"
+        predictor = Predictor.from_checkpoint(settings.checkpoint, device=device, foundation=foundation)
     else:
         predictor = Predictor.from_preset(settings.preset, device=device)
     predictor.segment(predictor.encode(np.zeros((64, 64, 3), np.uint8)), ["anything"])
