@@ -71,7 +71,7 @@ def test_it_takes_tasks_and_says_so_in_json_lines(web: WebProcess, queue: JobQue
 def test_the_reason_of_a_refusal_is_in_the_status_line(web: WebProcess) -> None:
     body = {"project": "1.2", "schema": "<View/>"}
     response = httpx.post(web.url + "/setup", json=body, trust_env=False)
-    assert "no <BrushLabels>" in response.reason_phrase
+    assert "no <Image>" in response.reason_phrase
 
 
 def test_no_secret_of_a_webhook_reaches_the_log_or_redis(web: WebProcess, queue: JobQueue) -> None:
