@@ -16,6 +16,7 @@ from rq.scheduler import RQScheduler
 from rq.timeouts import TimerDeathPenalty
 from rq.worker_registration import clean_worker_registry
 
+from workers.leased import DEQUEUE_S
 from workers.queue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,11 @@ class Housekeeper(threading.Thread):
         self._scheduler = RQScheduler(self._queues, connection=queue.redis, serializer="json", interval=TICK_S)
         # Never works: it lends its bookkeeping to the cleaning of intermediate queues.
         self._worker = SimpleWorker(
-            self._queues, connection=queue.redis, serializer="json", prepare_for_work=False, worker_ttl=round_s + 15
+            self._queues,
+            connection=queue.redis,
+            serializer="json",
+            prepare_for_work=False,
+            worker_ttl=round_s + DEQUEUE_S,
         )
         self._ended = threading.Event()
 
