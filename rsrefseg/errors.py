@@ -1,8 +1,9 @@
 """What can go wrong in the model's room, and whose move it is.
 
 RSRefSegError
-├── BadRequest          the asker's: another image, another expression
-│   └── BadImage
+├── BadRequest          the asker's: another image, another expression, another folder
+│   ├── BadImage
+│   └── BadDataset
 ├── Unavailable         nobody's: wait, and try again
 │   └── DownloadFailed
 └── Broken              ours: a checkpoint that does not fit its own description
@@ -24,6 +25,10 @@ class BadRequest(RSRefSegError):
 
 class BadImage(BadRequest):
     """The array or file is not an image that can be read."""
+
+
+class BadDataset(BadRequest):
+    """The folder is not laid out as its benchmark is, or a row of it cannot be used."""
 
 
 class Unavailable(RSRefSegError):

@@ -32,7 +32,7 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
     except FileNotFoundError as exc:
         raise BadImage(f"{path} does not exist") from exc
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as exc:
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as exc:
         raise BadImage(f"{path} cannot be read as an image: {exc}") from exc
 
 

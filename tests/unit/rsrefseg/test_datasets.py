@@ -89,5 +89,5 @@ def test_a_missing_annotation_file_says_what_the_folder_needs(tmp_path):
 def test_a_missing_image_is_named(tmp_path):
     coco(tmp_path, [[5, 5, 15, 5, 15, 15]])
     (tmp_path / "images" / "a.png").unlink()
-    with pytest.raises(BadRequest, match=r"a\.png is missing"):
+    with pytest.raises(BadRequest, match=r"a\.png does not exist"):
         list(read_coco_instances(tmp_path, "dev"))
