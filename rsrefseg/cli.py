@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from rsrefseg.datasets import CorruptRow, Sample
+    from rsrefseg.evaluate import Evaluation
     from rsrefseg.predictor import Predictor
 
 HELD_OUT_SEED = 1_000_000_000
@@ -177,12 +179,28 @@ def train(
 
 
 @main.command()
-@click.option("--dataset", type=click.Choice(["scenes", "coco"]), required=True)
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of a dataset on disk.")
-@click.option("--split", default="dev", show_default=True)
+@click.option(
+    "--dataset",
+    type=click.Choice(["rrsis-d", "refsegrs", "risbench", "socioseg", "coco", "instances", "scenes"]),
+    required=True,
+    help="A benchmark in its own layout; or what the grammar says of COCO instances, or of drawn scenes.",
+)
+@click.option("--root", type=click.Path(path_type=Path), help="The dataset's folder.")
+@click.option("--split", default="test", show_default=True)
 @click.option("--count", type=click.IntRange(1), default=100, show_default=True, help="Scenes to draw.")
 @_model_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Keep scores.json, and a result for each sample."
+)
+@click.option("--resume", is_flag=True, help="Go on with what --out holds.")
+@click.option(
+    "--save-masks", "masks", type=click.Path(path_type=Path, file_okay=False), help="Write <sample id>.png here."
+)
+@click.option(
+    "--contact-sheet", "sheet", type=click.Path(path_type=Path, dir_okay=False), help="Best and worst: .png or .html."
+)
+@click.option("--on-corrupt", type=click.Choice(["skip", "stop"]), default="skip", show_default=True)
 def evaluate(
     dataset: str,
     root: Path | None,
@@ -193,24 +211,66 @@ def evaluate(
     foundation: Path | None,
     device: str,
     as_json: bool,
+    out: Path | None,
+    resume: bool,
+    masks: Path | None,
+    sheet: Path | None,
+    on_corrupt: str,
 ) -> None:
-    """Score a model with expressions that the grammar writes for held-out images."""
-    from rsrefseg.evaluate import evaluate as score
+    """Score a model on a benchmark, or on expressions that the grammar writes for images of known objects.
 
-    result = score(_predictor(preset, checkpoint, foundation, device), _labelled(dataset, root, split, count))
-    figures = {**result.overall.as_dict(), "images_per_s": result.images_per_s}
-    if as_json:
-        click.echo(json.dumps({**figures, "mIoU_by_kind": {kind: s.mIoU for kind, s in result.by_kind.items()}}))
-        return
+    Masks are compared at the image's own size. Rows that cannot be used are named on standard error, counted, and left
+    out of every figure; the exit code stays 0 unless none is left or --on-corrupt stop is given.
+    """
+    from contextlib import nullcontext
+
     from rich.console import Console
-    from rich.table import Table
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    table = Table("expressions", "n", "mIoU", "oIoU", "P@0.5")
-    for name, scores in [*result.by_kind.items(), ("all", result.overall)]:
-        table.add_row(
-            name, str(scores.n), f"{scores.mIoU:.1f}", f"{scores.oIoU:.1f}", f"{scores.precision['P@0.5']:.1f}"
+    from rsrefseg.errors import BadDataset
+    from rsrefseg.evaluate import evaluate_samples
+    from rsrefseg.results import ResultFile
+    from rsrefseg.score_table import score_table
+
+    _check_usage(dataset, root, out, resume, sheet)
+    read, total = _samples(dataset, root, split, count)
+    predictor = _predictor(preset, checkpoint, foundation, device)
+    about: dict[str, object] = {"model_version": predictor.version, "dataset": dataset}
+    about |= {"count": count} if dataset == "scenes" else {"split": split}
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+    def leave_out(row: CorruptRow) -> None:
+        if on_corrupt == "stop":
+            raise BadDataset(f"{row} (--on-corrupt skip leaves such rows out)")
+        console.print(f"left out: {row}", highlight=False, markup=False, soft_wrap=True)
+
+    kept = ResultFile(out / "results.jsonl", about, resume=resume) if out else None
+    with kept or nullcontext(), Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(dataset, total=total)
+        result = evaluate_samples(
+            predictor,
+            read(),
+            kept=kept,
+            masks=masks,
+            on_corrupt=leave_out,
+            on_samples=lambda more: progress.advance(task, more),
         )
-    Console().print(table)
+    figures = json.dumps({**result.as_dict(), **about})
+    if out:
+        (out / "scores.json").write_text(figures + "\n")
+    if as_json:
+        click.echo(figures)
+    else:
+        Console().print(score_table(result))
+        click.echo(
+            f"{result.images} images, {result.images_per_s:.2f} a second; {result.corrupt} corrupt rows left out"
+        )
+    if sheet:
+        _draw_sheet(
+            sheet, predictor, read(), result, f"{predictor.version} on {dataset}" + (f" {split}" if root else "")
+        )
+        click.echo(f"contact sheet: {sheet}", err=as_json)
 
 
 @main.group()
@@ -292,19 +352,54 @@ def convert(
         click.echo(f"SigLIP's words are not here yet: rsrefseg weights fetch --preset {preset} --words-only")
 
 
-def _labelled(dataset: str, root: Path | None, split: str, count: int) -> Any:
+def _check_usage(dataset: str, root: Path | None, out: Path | None, resume: bool, sheet: Path | None) -> None:
+    from rsrefseg.contact_sheet import FORMATS
+
+    if dataset != "scenes" and root is None:
+        raise click.UsageError(f"--dataset {dataset} needs --root DIR")
+    if resume and out is None:
+        raise click.UsageError("--resume needs --out DIR, the folder of the run to go on with")
+    if sheet and sheet.suffix not in FORMATS:
+        raise click.UsageError(f"--contact-sheet is a .png or an .html file, {sheet.name} is neither")
+
+
+def _samples(
+    dataset: str, root: Path | None, split: str, count: int
+) -> tuple[Callable[[], Iterator[Sample | CorruptRow]], int | None]:
+    # A set that can be read several times, and how many rows it has where that is cheap to know.
+    from rsrefseg.datasets import LabelledImage, grammar_samples, read_benchmark, read_instance_rows
+
     if dataset == "scenes":
-        from rsrefseg.datasets import LabelledImage
         from rsrefseg.expressions import SYNONYMS
         from rsrefseg.scenes import draw_scene
 
-        drawn = (draw_scene(HELD_OUT_SEED + i) for i in range(count))
-        return (LabelledImage.of(scene.image, scene.things, tuple(SYNONYMS)) for scene in drawn)
-    if root is None:
-        raise click.UsageError("--dataset coco needs --root DIR")
-    from rsrefseg.datasets import read_coco_instances
+        def drawn() -> Iterator[tuple[str, LabelledImage]]:
+            for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + count):
+                scene = draw_scene(seed)
+                yield f"scene-{seed}", LabelledImage.of(scene.image, scene.things, tuple(SYNONYMS))
 
-    return read_coco_instances(root, split)
+        return lambda: grammar_samples(drawn()), None
+    assert root is not None
+    if dataset == "instances":
+        return lambda: grammar_samples(read_instance_rows(root, split)), None
+    # Its tables are read once for nothing, so that a wrong folder is refused before a large model is loaded.
+    return lambda: read_benchmark(dataset, root, split), sum(1 for _ in read_benchmark(dataset, root, split))
+
+
+def _draw_sheet(
+    path: Path, predictor: Predictor, samples: Iterator[Sample | CorruptRow], result: Evaluation, name: str
+) -> None:
+    from rsrefseg.contact_sheet import choose, draw_cases, write_contact_sheet
+
+    best, worst = choose(result.results, 12)
+    cases = draw_cases(predictor, samples, [*best, *worst])
+    scores = result.overall
+    write_contact_sheet(
+        path,
+        f"{name}: mIoU {scores.mIoU:.1f}, oIoU {scores.oIoU:.1f}, P@0.5 {scores.precision['P@0.5']:.1f}, n {scores.n}",
+        [cases[one.sample_id] for one in best if one.sample_id in cases],
+        [cases[one.sample_id] for one in worst if one.sample_id in cases],
+    )
 
 
 def _show_extra() -> None:
