@@ -57,7 +57,7 @@ class Predictor:
     """Segment what words refer to.
 
     Args:
-        model: In float32, its adapters merged.
+        model: In float32; it is changed in place.
         version: Names the weights.
         device: "cpu", "cuda" or "cuda:1".
         tokenizer: Words to ids; None where the text tower needs no file for it.
@@ -262,7 +262,9 @@ def check_image(image: np.ndarray) -> None:
         BadImage: If it is not.
     """
     if not isinstance(image, np.ndarray):
-        raise BadImage(f"an image is a numpy array, (h, w, 3) uint8 RGB, not {type(image).__name__}: np.asarray makes one")
+        raise BadImage(
+            f"an image is a numpy array, (h, w, 3) uint8 RGB, not {type(image).__name__}: np.asarray makes one"
+        )
     what = f"an image is (h, w, 3) uint8 RGB, this is {image.shape} {image.dtype}"
     if 0 in image.shape:
         raise BadImage(f"{what}: it has no pixels")

@@ -73,7 +73,9 @@ def test_gradients_are_segment_anythings_and_reach_adapters(grid):
 
 def test_the_whole_encoder_is_segment_anythings():
     tower = SamVit(width=24, layers=3, heads=2, window=5, global_layers=(1,))
-    ours = noisy(sam_image_encoder(tower, 272, 16)).double()  # 17 x 17 cells: windows are padded, and one layer is large
+    ours = noisy(
+        sam_image_encoder(tower, 272, 16)
+    ).double()  # 17 x 17 cells: windows are padded, and one layer is large
     original = ImageEncoderViT(
         img_size=272,
         patch_size=16,
