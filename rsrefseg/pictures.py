@@ -62,7 +62,7 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
 def _stretch(grey: np.ndarray) -> np.ndarray:
     grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
     low, high = np.percentile(grey, STRETCH_PERCENT)
-    scaled = (grey - low) * (255.0 / max(high - low, np.finfo(np.float32).tiny))
+    scaled = (grey - low) * (255.0 / (float(high) - float(low) or 1.0))  # a plain one has no range
     stretched: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
     return stretched
 
