@@ -1,6 +1,7 @@
 # Every command of the project. Each sets up what it needs; a second run installs nothing twice.
 #   make demo [ONCE=1] [IMAGES=dir]   start everything on this machine and pre-label
 #   make test [ONLY=path]             every test, real Redis, Label Studio and browser included
+#   make bench [ONLY=expressions]     measure speed and memory; kept in benchmarks/results
 #   make lint                         format, rules, types, walls
 #   make setup                        only the environments
 # VENV=path puts the environment elsewhere; Label Studio's and the torch-free one stand beside it.
@@ -15,7 +16,7 @@ export LABEL_STUDIO_COMMAND = $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
 export BACKEND_PYTHON = $(abspath $(BACKEND_VENV)/bin/python)
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo test lint browser
+.PHONY: help setup demo test bench lint browser
 
 help:
 	@sed -n '1,/^$$/s/^#   //p' Makefile
@@ -27,6 +28,9 @@ demo: setup
 
 test: setup $(BACKEND_VENV)/.ready browser
 	$(VENV)/bin/python -m pytest $(ONLY)
+
+bench: $(VENV)/.ready
+	$(foreach file,$(if $(ONLY),benchmarks/bench_$(ONLY).py,$(wildcard benchmarks/bench_*.py)),$(VENV)/bin/python $(file) &&) true
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff format --check .

@@ -7,6 +7,20 @@
 (64, 64)
 """
 
-from rsrefseg.predictor import ImageEmbedding, Predictor, Segment
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsrefseg.predictor import ImageEmbedding, Predictor, Segment
 
 __all__ = ["ImageEmbedding", "Predictor", "Segment"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: torch takes seconds, and errors and pictures do without.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rsrefseg import predictor
+
+    return getattr(predictor, name)

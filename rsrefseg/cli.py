@@ -35,8 +35,28 @@ class _Group(click.Group):
             raise click.ClickException(str(exc)) from exc
 
 
+_OPTIONS = "rsrefseg.options"
+"""Where options that only `_predictor` reads wait for it."""
+
+
+def _set_aside(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+    ctx.meta.setdefault(_OPTIONS, {})[option.name] = value
+
+
 def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    aside: dict[str, Any] = {"expose_value": False, "callback": _set_aside}
     for option in (
+        click.option(
+            "--compile", is_flag=True, help="Compile first: for many images; a CPU needs a C++ compiler.", **aside
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            default="float32",
+            show_default=True,
+            help="bfloat16 suits GPUs, and CPUs with avx512_bf16; float16 only GPUs.",
+            **aside,
+        ),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
         click.option(
             "--foundation", type=click.Path(path_type=Path), help="Foundation weights, if not where fetch puts them."
@@ -51,9 +71,10 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _predictor(preset: str, checkpoint: Path | None, foundation: Path | None, device: str) -> Predictor:
     from rsrefseg import Predictor
 
+    options = click.get_current_context().meta[_OPTIONS]
     if checkpoint:
-        return Predictor.from_checkpoint(checkpoint, device, foundation)
-    return Predictor.from_preset(preset, device)
+        return Predictor.from_checkpoint(checkpoint, device, foundation, **options)
+    return Predictor.from_preset(preset, device, **options)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -84,6 +105,8 @@ def segment(
 
     from rsrefseg.pictures import overlay, read_image, write_image
 
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    _show_extra()
     pixels = read_image(image)
     found = _predictor(preset, checkpoint, foundation, device).segment(pixels, expressions)
     rows: list[dict[str, Any]] = []

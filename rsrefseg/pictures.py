@@ -14,9 +14,12 @@ from rsrefseg.errors import BadImage
 PALETTE = ((230, 60, 60), (60, 120, 240), (250, 190, 40), (60, 190, 110), (190, 90, 220), (40, 200, 210))
 """Colours of masks, RGB."""
 
+STRETCH_PERCENT = (1.0, 99.0)
+"""The share of pixels of a 16-bit or float image that becomes black, and that stays below white."""
+
 
 def read_image(path: Path) -> np.ndarray:
-    """Read a file as the model wants it, upright.
+    """Read a file as the model wants it, upright; what is not RGB becomes so as `to_rgb` says.
 
     Args:
         path: Any format that Pillow reads.
@@ -29,11 +32,39 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as file:
-            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+            return to_rgb(ImageOps.exif_transpose(file))
     except FileNotFoundError as exc:
         raise BadImage(f"{path} does not exist") from exc
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as exc:
         raise BadImage(f"{path} cannot be read as an image: {exc}") from exc
+
+
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """Turn a picture of any kind to RGB.
+
+    Transparency becomes black. Grey images of 16 bits or floats are stretched from their 1st to their 99th percentile,
+    as their range says nothing of what is in them; what is no number becomes black.
+
+    Args:
+        picture: Opened by Pillow.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+    """
+    if picture.mode.startswith(("I", "F")):
+        return np.repeat(_stretch(np.asarray(picture, dtype=np.float32))[:, :, None], 3, axis=2)
+    if picture.has_transparency_data:
+        black = Image.new("RGBA", picture.size, "black")
+        picture = Image.alpha_composite(black, picture.convert("RGBA"))
+    return np.array(picture.convert("RGB"))
+
+
+def _stretch(grey: np.ndarray) -> np.ndarray:
+    grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
+    low, high = np.percentile(grey, STRETCH_PERCENT)
+    scaled = (grey - low) * (255.0 / (float(high) - float(low) or 1.0))  # a plain one has no range
+    stretched: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return stretched
 
 
 def write_image(path: Path, pixels: np.ndarray) -> Path:

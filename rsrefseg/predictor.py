@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,22 @@ import torch
 from torch.nn import functional
 
 from rsrefseg import checkpoint
+from rsrefseg.cache import FeatureCache
 from rsrefseg.errors import BadImage
-from rsrefseg.features import ImageFeatures
-from rsrefseg.model import RSRefSeg
+from rsrefseg.features import ImageFeatures, TextFeatures
+from rsrefseg.model import Decoded, RSRefSeg
+from rsrefseg.precision import Dtype, dtype_named, lower
 from rsrefseg.tokenizer import Tokenize, tokenizer_for
+
+CACHE_BYTES = 256 * 1024 * 1024
+"""Room for the features of 33 images of preset b, or of 170 of preset tiny."""
+
+_IMAGES_AT_ONCE = {"cpu": 1}
+_MASKS_AT_ONCE = {"cpu": 1}
+"""On a CPU masks drawn together are slower than one by one: what is between the layers leaves the caches."""
+_AT_ONCE = 16
+"""Anywhere else, where a few are too little work for the device."""
+_EXPRESSIONS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -44,34 +57,71 @@ class Predictor:
     """Segment what words refer to.
 
     Args:
-        model: In float32.
+        model: In float32; it is changed in place.
         version: Names the weights.
         device: "cpu", "cuda" or "cuda:1".
         tokenizer: Words to ids; None where the text tower needs no file for it.
+        dtype: "float32", "bfloat16" or "float16"; what that would spoil is computed in float32 all the same.
+        compile: Compile the image encoder, which makes the first image slow and those after it faster.
+        cache_bytes: Most memory for features of images that may be asked about again; 0 for none.
     """
 
-    def __init__(self, model: RSRefSeg, version: str, device: str = "cpu", tokenizer: Tokenize | None = None) -> None:
+    def __init__(
+        self,
+        model: RSRefSeg,
+        version: str,
+        device: str = "cpu",
+        tokenizer: Tokenize | None = None,
+        *,
+        dtype: Dtype = "float32",
+        compile: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.dtype = dtype_named(dtype)
+        lower(model, self.dtype)
         self.model = model.to(device).eval()
+        if compile:
+            self.model.image_encoder.compile()
         self.version = version
         self.device = torch.device(device)
+        self.cache = FeatureCache(cache_bytes)
         self._tokenizer = tokenizer or tokenizer_for(model.preset.text, None)
 
     @classmethod
-    def from_preset(cls, name: str, device: str = "cpu") -> Predictor:
+    def from_preset(
+        cls,
+        name: str,
+        device: str = "cpu",
+        *,
+        dtype: Dtype = "float32",
+        compile: bool = False,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> Predictor:
         """Load the weights that come with the package.
 
         Args:
             name: "tiny".
             device: Where to run.
+            dtype: As of the class.
+            compile: As of the class.
+            cache_bytes: As of the class.
 
         Returns:
             Ready to use.
         """
-        return cls.from_checkpoint(checkpoint.shipped(name), device)
+        folder = checkpoint.shipped(name)
+        return cls.from_checkpoint(folder, device, dtype=dtype, compile=compile, cache_bytes=cache_bytes)
 
     @classmethod
     def from_checkpoint(
-        cls, folder: str | Path, device: str = "cpu", foundation: str | Path | None = None
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        foundation: str | Path | None = None,
+        *,
+        dtype: Dtype = "float32",
+        compile: bool = False,
+        cache_bytes: int = CACHE_BYTES,
     ) -> Predictor:
         """Load weights from a folder.
 
@@ -79,6 +129,9 @@ class Predictor:
             folder: A checkpoint.
             device: Where to run.
             foundation: Where the foundation weights lie, for checkpoints of adapters alone; None for the default.
+            dtype: As of the class.
+            compile: As of the class.
+            cache_bytes: As of the class.
 
         Returns:
             Ready to use.
@@ -87,29 +140,68 @@ class Predictor:
         model = checkpoint.load(folder, below)
         words = checkpoint.vocabulary(folder, model.preset, below)
         model.merge_adapters()
-        return cls(model, checkpoint.version(folder), device, tokenizer_for(model.preset.text, words))
+        return cls(
+            model,
+            checkpoint.version(folder),
+            device,
+            tokenizer_for(model.preset.text, words),
+            dtype=dtype,
+            compile=compile,
+            cache_bytes=cache_bytes,
+        )
 
-    @torch.inference_mode()
     def encode(self, image: np.ndarray) -> ImageEmbedding:
-        """Do the expensive part, which no expression changes.
+        """Do the expensive part, which no expression changes, or find it in the cache.
 
         Args:
             image: (h, w, 3) uint8 RGB.
 
         Returns:
             The reusable part.
-
-        Raises:
-            BadImage: If the array is anything else.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise BadImage(f"an image is (h, w, 3) uint8 RGB, this is {image.shape} {image.dtype}")
+        return self.encode_all([image])[0]
+
+    @torch.inference_mode()
+    def encode_all(self, images: Sequence[np.ndarray]) -> list[ImageEmbedding]:
+        """Encode several images, as many at once as suits the device.
+
+        Args:
+            images: (h, w, 3) uint8 RGB each, of any sizes.
+
+        Returns:
+            The reusable part of each, in their order.
+        """
+        squares = [self._square(image) for image in images]
+        # What the model sees decides, not what it was made from; and large images take long to digest.
+        keys = [(self.version, hashlib.blake2b(square.data, digest_size=16).digest()) for square in squares]
+        found = {key: self.cache.get(key) for key in dict.fromkeys(keys)}
+        missing = {key: square for key, square in zip(keys, squares, strict=True) if found[key] is None}
+        unknown = list(missing)
+        for some in _parts(len(unknown), _IMAGES_AT_ONCE.get(self.device.type, _AT_ONCE)):
+            encoded = self._features([missing[key] for key in unknown[some]])
+            for key, features in zip(unknown[some], encoded, strict=True):
+                self.cache.put(key, features)
+                found[key] = features
+        embeddings = []
+        for key, image in zip(keys, images, strict=True):
+            features = found[key]
+            assert features is not None
+            embeddings.append(ImageEmbedding(features, (image.shape[0], image.shape[1])))
+        return embeddings
+
+    def _square(self, image: np.ndarray) -> np.ndarray:
+        check_image(image)
         size = self.model.preset.image_size
-        h, w = image.shape[:2]
-        shrink = self.model.preset.antialias and h * w > size * size
-        square = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-        pixels = torch.from_numpy(square).to(self.device).permute(2, 0, 1)[None].float() / 255  # (1, 3, S, S)
-        return ImageEmbedding(self.model.encode_image(pixels), (h, w))
+        shrink = self.model.preset.antialias and image.shape[0] * image.shape[1] > size * size
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+
+    def _features(self, squares: Sequence[np.ndarray]) -> list[ImageFeatures]:
+        pixels = torch.from_numpy(np.stack(squares)).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255
+        features = self.model.encode_image(pixels)  # of b images
+        if len(squares) == 1:
+            return [features]
+        # Copied, or the cache would keep the whole batch for the sake of one.
+        return [ImageFeatures(*(part[i : i + 1].clone() for part in features)) for i in range(len(squares))]
 
     @torch.inference_mode()
     def segment(self, image: np.ndarray | ImageEmbedding, expressions: Sequence[str]) -> list[Segment]:
@@ -127,18 +219,24 @@ class Predictor:
         """
         if isinstance(expressions, str):
             raise TypeError("expressions is a list of strings: write ['the ship'] for one")
-        if not expressions:
+        # Before the image: words that are refused should not cost its encoding.
+        token_ids = [self._tokenizer(expression).to(self.device) for expression in expressions]
+        if not token_ids:
             return []
         embedding = image if isinstance(image, ImageEmbedding) else self.encode(image)
-        token_ids = [self._tokenizer(expression).to(self.device) for expression in expressions]
-        about = torch.zeros(len(token_ids), dtype=torch.long, device=self.device)
-        decoded = self.model.decode(embedding.features, self.model.encode_text(token_ids), about)
-        return [
-            self._segment(expression, logits, float(predicted_iou.clamp(0, 1)), embedding.size_hw)
-            for expression, logits, predicted_iou in zip(
-                expressions, decoded.low_res_logits, decoded.predicted_iou, strict=True
-            )
-        ]
+        found = []
+        for some in _parts(len(token_ids), _EXPRESSIONS_AT_ONCE):
+            for decoded in self._decode(embedding.features, self.model.encode_text(token_ids[some])):
+                for logits, predicted_iou in zip(decoded.low_res_logits, decoded.predicted_iou, strict=True):
+                    words = expressions[len(found)]
+                    found.append(self._segment(words, logits, float(predicted_iou.clamp(0, 1)), embedding.size_hw))
+        return found
+
+    def _decode(self, image: ImageFeatures, text: TextFeatures) -> Iterator[Decoded]:
+        for some in _parts(len(text.pooled), _MASKS_AT_ONCE.get(self.device.type, _AT_ONCE)):
+            chosen = TextFeatures(*(part[some] for part in text))
+            about = torch.zeros(len(chosen.pooled), dtype=torch.long, device=self.device)
+            yield self.model.decode(image, chosen, about)
 
     def _segment(
         self, expression: str, low_res_logits: torch.Tensor, predicted_iou: float, size_hw: tuple[int, int]
@@ -152,3 +250,35 @@ class Predictor:
         inside = probability > 0.5
         decided = float(probability[inside].mean()) if bool(inside.any()) else 1 - float(probability.max())
         return Segment(expression, mask, predicted_iou * decided, predicted_iou)
+
+
+def check_image(image: np.ndarray) -> None:
+    """Refuse what is not an image as the model wants it, and say how to make it one.
+
+    Args:
+        image: Should be (h, w, 3) uint8 RGB.
+
+    Raises:
+        BadImage: If it is not.
+    """
+    if not isinstance(image, np.ndarray):
+        raise BadImage(
+            f"an image is a numpy array, (h, w, 3) uint8 RGB, not {type(image).__name__}: np.asarray makes one"
+        )
+    what = f"an image is (h, w, 3) uint8 RGB, this is {image.shape} {image.dtype}"
+    if 0 in image.shape:
+        raise BadImage(f"{what}: it has no pixels")
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+        raise BadImage(f"{what}: repeat the grey channel, np.dstack([grey] * 3)")
+    if image.ndim == 3 and image.shape[2] == 4:
+        raise BadImage(f"{what}: leave out the fourth channel, image[:, :, :3]")
+    if image.ndim == 3 and image.shape[0] == 3 != image.shape[2]:
+        raise BadImage(f"{what}: put the channels last, image.transpose(1, 2, 0)")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise BadImage(f"{what}: choose three channels of one image")
+    if image.dtype != np.uint8:
+        raise BadImage(f"{what}: scale it to 0 ... 255, without NaN, then image.astype(np.uint8)")
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))

@@ -26,6 +26,7 @@ from label_studio_sdk.tokens.client_ext import TokensClientExt
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from rsrefseg.pictures import to_rgb
 from workers.errors import ImageAway, ImageBroken, ImageRefused
 from workers.failures import shown
 from workers.settings import Settings
@@ -38,9 +39,6 @@ QUIET_S = 10.0
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "PPM")
 """What is decoded; Pillow's other formats are too rarely used for the trust they need."""
-
-STRETCH_PERCENT = (1.0, 99.0)
-"""The share of pixels of a 16-bit or float image that becomes black, and that stays below white."""
 
 _CLOUDS = ("s3", "gs", "azure-blob")
 _AWAY = frozenset({408, 425, 429})
@@ -216,8 +214,7 @@ class ImageFetcher:
 def decode(content: bytes, pixels_limit: int) -> NDArray[np.uint8]:
     """Decode an image file as a browser would show it.
 
-    EXIF orientation is applied and transparency becomes black. Grey images of 16 bits or floats are stretched from
-    their 1st to their 99th percentile, as their range says nothing of what is in them.
+    EXIF orientation is applied. What is not RGB becomes so as `rsrefseg.pictures.to_rgb` says.
 
     Args:
         content: The file.
@@ -235,7 +232,7 @@ def decode(content: bytes, pixels_limit: int) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
         if picture.width * picture.height <= pixels_limit:
-            return _to_rgb(ImageOps.exif_transpose(picture))
+            return to_rgb(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError:
         pass  # Beyond even Pillow's limit.
     except UnidentifiedImageError as exc:
@@ -243,23 +240,6 @@ def decode(content: bytes, pixels_limit: int) -> NDArray[np.uint8]:
     except _MALFORMED as exc:
         raise ImageRefused("is a broken image file.") from exc
     raise ImageRefused(f"has more than {pixels_limit} pixels (RSREFSEG_IMAGE_PIXELS_LIMIT).")
-
-
-def _to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    if picture.mode.startswith(("I", "F")):
-        return np.repeat(_stretch(np.asarray(picture, dtype=np.float32))[:, :, None], 3, axis=2)
-    if picture.has_transparency_data:
-        black = Image.new("RGBA", picture.size, "black")
-        picture = Image.alpha_composite(black, picture.convert("RGBA"))
-    return np.array(picture.convert("RGB"))
-
-
-def _stretch(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
-    grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
-    low, high = np.percentile(grey, STRETCH_PERCENT)
-    scaled = (grey - low) * (255.0 / max(high - low, np.finfo(np.float32).tiny))
-    stretched: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return stretched
 
 
 def _parse(url: str, uri: str) -> httpx.URL:

@@ -11,6 +11,7 @@ from rq.timeouts import JobTimeoutException
 from structlog.contextvars import bound_contextvars
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from rsrefseg.errors import BadRequest
 from workers.bench import at_hand
 from workers.contract import Answer, Found, PredictJob, Refusal, Rle
 from workers.errors import ImageAway, ImageRefused, RedisAway
@@ -40,6 +41,8 @@ def predict(job_json: str) -> str | Retry | None:
             return _hand_over(_answer(job))
         except ImageRefused as exc:
             return _hand_over(Refusal(job=job, move=exc.move, reason=str(exc)))
+        except BadRequest as exc:
+            return _hand_over(Refusal(job=job, move="annotator", reason=f"{exc}."))
         except ImageAway as exc:
             return _try_again(job, exc) or _hand_over(Refusal(job=job, move="wait", reason=str(exc)))
         except JobTimeoutException:
@@ -55,8 +58,7 @@ def _answer(job: PredictJob) -> Answer:
     started = time.monotonic()
     bench = at_hand()
     image = bench.images.fetch(job.image_uri, job.task_id)
-    embedding = bench.predictor.encode(image)
-    segments = bench.predictor.segment(embedding, [ask.expression for ask in job.asks])
+    segments = bench.predictor.segment(image, [ask.expression for ask in job.asks])
     found = tuple(
         Found(
             expression=ask.expression,

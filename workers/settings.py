@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     """A directory with a checkpoint to load in place of the preset's own weights."""
     device: Literal["cpu", "cuda"] | None = None
     """Where the model runs; without it a GPU where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What a worker computes with; bfloat16 is faster on most GPUs and on a CPU with avx512_bf16."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
+    """Most memory of a worker's device for images that may be asked about again, in bytes; 0 for none."""
 
     host: str = "127.0.0.1"
     """The address that the web process listens on."""

@@ -150,11 +150,14 @@ def load(settings: Settings, device: str) -> Predictor:
     from rsrefseg import Predictor  # Imports torch, which only a running worker needs.
 
     started = time.monotonic()
+    dtype, cache_bytes = settings.dtype, settings.cache_bytes
     if settings.checkpoint:
         foundation = settings.data / "foundation"
-        predictor = Predictor.from_checkpoint(settings.checkpoint, device=device, foundation=foundation)
+        predictor = Predictor.from_checkpoint(
+            settings.checkpoint, device, foundation, dtype=dtype, cache_bytes=cache_bytes
+        )
     else:
-        predictor = Predictor.from_preset(settings.preset, device=device)
+        predictor = Predictor.from_preset(settings.preset, device, dtype=dtype, cache_bytes=cache_bytes)
     predictor.segment(predictor.encode(np.zeros((64, 64, 3), np.uint8)), ["anything"])
     seconds = round(time.monotonic() - started, 2)
     log.info("model warm", extra={"model_version": predictor.version, "device": device, "seconds": seconds})

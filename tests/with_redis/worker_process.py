@@ -27,9 +27,6 @@ class ObedientPredictor:
     def __init__(self, diary: Path) -> None:
         self.diary = diary
 
-    def encode(self, image: np.ndarray) -> np.ndarray:
-        return image
-
     def segment(self, image: np.ndarray, expressions: Sequence[str]) -> list[SimpleNamespace]:
         for expression in expressions:
             with self.diary.open("a") as diary:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rq.timeouts import JobTimeoutException
 
+from rsrefseg.errors import BadRequest
 from tests.factories import make_job
 from workers import bench
 from workers.bench import Bench
@@ -23,7 +24,7 @@ class Room:
 
     def __init__(self, trouble: Exception | None = None) -> None:
         self.trouble = trouble
-        self.encoded = 0
+        self.asked: list[list[str]] = []
         self.delivered: list[Answer] = []
         self.failures: list[Failure] = []
 
@@ -32,11 +33,8 @@ class Room:
             raise self.trouble
         return np.zeros((6, 8, 3), np.uint8)
 
-    def encode(self, image: np.ndarray) -> np.ndarray:
-        self.encoded += 1
-        return image
-
     def segment(self, image: np.ndarray, expressions: list[str]) -> list[Any]:
+        self.asked.append(expressions)
         return [
             SimpleNamespace(mask=np.full(image.shape[:2], bool(number % 2)), score=0.5, predicted_iou=0.5)
             for number, _ in enumerate(expressions)
@@ -60,11 +58,11 @@ def ask(job: PredictJob) -> Any:
     return predict(job.model_dump_json())
 
 
-def test_an_image_is_encoded_once_for_all_its_expressions(room: Room) -> None:
+def test_all_expressions_about_an_image_are_asked_together(room: Room) -> None:
     job = make_job(expressions=("the ship", "the pier", "the crane"))
     assert ask(job) is None
     [answer] = room.delivered
-    assert room.encoded == 1
+    assert room.asked == [["the ship", "the pier", "the crane"]]
     assert [found.expression for found in answer.found] == ["the ship", "the pier", "the crane"]
     assert [bool(found.mask.to_mask().any()) for found in answer.found] == [False, True, False]
     assert answer.model_version == "tiny@1"
@@ -82,6 +80,7 @@ def test_an_interactive_answer_goes_back_to_the_asker_and_to_nobody_else(room: R
         (ImageRefused("There is no image."), "annotator", "There is no image."),
         (ImageRefused("Set the key.", "ours"), "ours", "Set the key."),
         (ImageAway("The host is down."), "wait", "The host is down."),
+        (BadRequest("the expression is empty"), "annotator", "the expression is empty."),
         (JobTimeoutException(), "ours", "RSREFSEG_PREDICT_TIMEOUT_S"),
         (KeyError("a secret"), "ours", "Something of ours broke"),
     ],

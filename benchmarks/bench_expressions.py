@@ -1,0 +1,242 @@
+"""How much is won by encoding an image once and asking often, in which precision, and in how much memory?
+
+Preset b with random weights: times and memory do not depend on what the weights say. Every ratio is of two times taken
+in one run, in turns, so that a machine that slows down slows both.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+import torch
+from record import keep
+from rich.console import Console
+from rich.table import Table
+from segment_anything.modeling.image_encoder import Attention
+from torch import Tensor
+
+from rsrefseg import Predictor, checkpoint
+from rsrefseg.model import RSRefSeg
+from rsrefseg.precision import lower
+from rsrefseg.presets import B
+from rsrefseg.towers import GridAttention
+
+EXPRESSIONS = [
+    "the ship at the pier",
+    "all storage tanks",
+    "the airplane nearest the terminal",
+    "the small white vehicle on the left",
+    "the tennis court beside the pool",
+    "the bridge over the river",
+    "the red roof in the upper right",
+    "the largest building",
+    "the baseball field left of the road",
+    "the chimney behind the dam",
+]
+
+
+@dataclass
+class Clock:
+    """Times by what was timed."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def time(self, name: str, work: Callable[[], object]) -> None:
+        """Run something and note how long it took.
+
+        Args:
+            name: Of what is run.
+            work: Run once.
+        """
+        began = time.perf_counter()
+        work()
+        self.seconds.setdefault(name, []).append(time.perf_counter() - began)
+
+    def __getitem__(self, name: str) -> float:
+        return median(self.seconds[name])
+
+
+def random_b(dtype: torch.dtype = torch.float32) -> RSRefSeg:
+    """Build preset b in a few seconds.
+
+    Args:
+        dtype: Of its weights.
+
+    Returns:
+        A model whose weights are one stretch of noise over and over, and whose norms keep what passes in range.
+    """
+    with torch.device("meta"):
+        model = RSRefSeg(B)
+    lower(model, dtype)
+    model = model.to_empty(device="cpu").eval()
+    noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) * 0.02
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            tensor.zero_()
+            continue
+        flat = tensor.view(-1)
+        for start in range(0, len(flat), len(noise)):
+            flat[start : start + len(noise)] = noise[: len(flat) - start]
+        if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
+            tensor += 1
+    return model
+
+
+def words_to_ids(expression: str) -> Tensor:
+    """Stand in for SigLIP's tokenizer, whose words cannot be shipped: as many ids as it would find.
+
+    Args:
+        expression: Words.
+
+    Returns:
+        (t,) int64, about one id a word, and the end token.
+    """
+    ids = [sum(word.encode()) % 30_000 + 3 for word in expression.split()]
+    return torch.tensor([*ids, 1])
+
+
+def with_published_attention(model: RSRefSeg, work: Callable[[], object]) -> None:
+    """Run something with segment_anything's own attention in SAM's encoder, which has the same parameters.
+
+    Args:
+        model: Gets ours back afterwards.
+        work: Run once.
+    """
+    ours = [module for module in model.modules() if isinstance(module, GridAttention)]
+    for module in ours:
+        module.__class__ = Attention
+    work()
+    for module in ours:
+        module.__class__ = GridAttention
+
+
+def measure(model: RSRefSeg, clock: Clock, repeats: int) -> None:
+    """Take all times in float32, and those of one pass in bfloat16.
+
+    Args:
+        model: Preset b in float32, its adapters merged.
+        clock: Filled.
+        repeats: Of the long parts.
+    """
+    image = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    plain = Predictor(model, "plain", tokenizer=words_to_ids, cache_bytes=0)
+    caching = Predictor(model, "caching", tokenizer=words_to_ids)
+    one, eight = EXPRESSIONS[:1], EXPRESSIONS[:8]
+    plain.segment(image, one)  # warm
+    for _ in range(repeats):
+        clock.time("one pass", lambda: plain.segment(image, one))
+        clock.time("ten on one image", lambda: plain.segment(image, EXPRESSIONS))
+    clock.time(
+        "one pass, published attention", lambda: with_published_attention(model, lambda: plain.segment(image, one))
+    )
+    clock.time("first question", lambda: caching.segment(image, one))
+    for _ in range(5):
+        clock.time("second question", lambda: caching.segment(image, EXPRESSIONS[1:2]))
+    embedding = caching.encode(image)
+    for _ in range(repeats):
+        clock.time("eight together", lambda: caching.segment(embedding, eight))
+        clock.time("eight one by one", lambda: [caching.segment(embedding, [words]) for words in eight])
+    halved = random_b(torch.bfloat16)
+    halved.merge_adapters()
+    half = Predictor(halved, "half", tokenizer=words_to_ids, cache_bytes=0, dtype="bfloat16")
+    half.segment(image, one)  # warm
+    for _ in range(repeats):
+        clock.time("one pass beside", lambda: plain.segment(image, one))
+        clock.time("one pass, bfloat16", lambda: half.segment(image, one))
+
+
+def peak_of_a_process(folder: Path) -> dict[str, float]:
+    """Load a checkpoint in a process of its own, and see how much memory it comes to.
+
+    Args:
+        folder: The checkpoint.
+
+    Returns:
+        GiB after loading, after one expression on one image, and after 32.
+    """
+    command = [sys.executable, __file__, "--peak-of", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peaks: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return peaks
+
+
+def measure_peak(folder: Path) -> None:
+    """Print what `peak_of_a_process` reads.
+
+    Args:
+        folder: The checkpoint.
+    """
+    peaks = {}
+    model = checkpoint.load(folder)
+    model.merge_adapters()
+    predictor = Predictor(model, "peak", tokenizer=words_to_ids)
+    peaks["loaded"] = _peak_gib()
+    image = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    predictor.segment(image, EXPRESSIONS[:1])
+    peaks["one expression"] = _peak_gib()
+    predictor.segment(image, [f"{words} {number}" for number in range(4) for words in EXPRESSIONS[:8]])
+    peaks["32 expressions"] = _peak_gib()
+    click.echo(json.dumps(peaks))
+
+
+def _peak_gib() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)  # Linux counts KiB
+
+
+@click.command()
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of each long part.")
+@click.option("--peak-of", type=click.Path(path_type=Path), hidden=True)
+def main(threads: int, repeats: int, peak_of: Path | None) -> None:
+    """Measure expressions on one image with preset b of random weights."""
+    torch.set_num_threads(threads)
+    if peak_of:
+        measure_peak(peak_of)
+        return
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        model = random_b()
+        checkpoint.save(model, Path(folder) / "b", "random weights\n")
+        model.merge_adapters()
+        measure(model, clock, repeats)
+        del model
+        peaks = peak_of_a_process(Path(folder) / "b")
+    figures = {
+        "speedup_10_expressions": round(10 * clock["one pass"] / clock["ten on one image"], 2),
+        "speedup_cached": round(clock["first question"] / clock["second question"], 1),
+        "speedup_together": round(clock["eight one by one"] / clock["eight together"], 2),
+        "speedup_bf16": round(clock["one pass beside"] / clock["one pass, bfloat16"], 2),
+        "peak_gib": peaks["one expression"],
+        "peak_gib_32_expressions": peaks["32 expressions"],
+        "speedup_10_over_published_attention": round(
+            10 * clock["one pass, published attention"] / clock["ten on one image"], 2
+        ),
+    }
+    console = Console()
+    times = Table("preset b, one 1024 x 1024 image", "median s", "least", "most", "times", title=f"{threads} threads")
+    for name, seconds in clock.seconds.items():
+        numbers = (median(seconds), min(seconds), max(seconds))
+        times.add_row(name, *(f"{number:.3f}" for number in numbers), str(len(seconds)))
+    console.print(times)
+    wanted = Table("figure", "measured", "wanted")
+    goals = (">= 8", ">= 30", ">= 1.8", ">= 1.6 with avx512_bf16", "< 6", "< 7", "")
+    for (name, value), goal in zip(figures.items(), goals, strict=True):
+        wanted.add_row(name, f"{value:g}", goal)
+    console.print(wanted)
+    seconds = {name: [round(one, 4) for one in times] for name, times in clock.seconds.items()}
+    keep("expressions", figures, {"threads": threads, "seconds": seconds, "peaks_gib": peaks})
+
+
+if __name__ == "__main__":
+    main()
