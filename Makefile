@@ -3,9 +3,11 @@
 #   make test [ONLY=path]             every test, real Redis, Label Studio and browser included
 #   make bench [ONLY=expressions]     measure speed and memory; kept in benchmarks/results
 #   make lint                         format, rules, types, walls
+#   make train-tiny [INSTANCES=dir]   train the shipped weights again, into OUT=run-tiny; hours, and resumable
 #   make setup                        only the environments
 # VENV=path puts the environment elsewhere; Label Studio's and the torch-free one stand beside it.
 PYTHON ?= python3
+OUT ?= run-tiny
 VENV ?= .venv
 LABEL_STUDIO_VENV = $(VENV)-label-studio
 BACKEND_VENV = $(VENV)-backend
@@ -16,7 +18,7 @@ export LABEL_STUDIO_COMMAND = $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
 export BACKEND_PYTHON = $(abspath $(BACKEND_VENV)/bin/python)
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo test bench lint browser
+.PHONY: help setup demo test bench lint train-tiny browser
 
 help:
 	@sed -n '1,/^$$/s/^#   //p' Makefile
@@ -37,6 +39,9 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+train-tiny: $(VENV)/.ready
+	$(VENV)/bin/rsrefseg train-tiny --out '$(OUT)' $(if $(INSTANCES),--instances '$(INSTANCES)') --resume
 
 # Installs Debian's chromium where nobody has to be asked; elsewhere the browser tests say what is missing and skip.
 browser:

@@ -43,6 +43,19 @@ class _Residual(nn.Module):
         return functional.relu(x + self.second(self.first(x)))
 
 
+def _attention(channels: int, layers: int) -> nn.TransformerEncoder:
+    layer = nn.TransformerEncoderLayer(
+        channels,
+        nhead=4,
+        dim_feedforward=2 * channels,
+        dropout=0.0,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+    )
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+
 class SharedImageEncoder(nn.Module):
     """One small convolutional trunk for both image paths, for models that train from little data.
 
@@ -67,14 +80,11 @@ class SharedImageEncoder(nn.Module):
         self.stage8 = nn.Sequential(_conv(c4, c8, stride=2), *(_Residual(c8) for _ in range(n8)))
         self.stage16 = nn.Sequential(_conv(c8, c16, stride=2), *(_Residual(c16) for _ in range(n16)))
         self.stage32 = nn.Sequential(_conv(c16, c32, stride=2), *(_Residual(c32) for _ in range(n32)))
-        self.context = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(
-                c32, nhead=4, dim_feedforward=2 * c32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-            ),
-            num_layers=2,
-            enable_nested_tensor=False,
-        )
+        self.context = _attention(c32, layers=2)
         self.merge = _conv(c16 + c32, c32)
+        # Which of several is leftmost, largest or nearest is seen by comparing them, before any word is known.
+        self.peers = _attention(c32, layers=2)
+        self.peers_gain = nn.Parameter(torch.full((c32, 1, 1), 0.1))
         self.to_clip = nn.Sequential(_conv(c32, c32), nn.Conv2d(c32, clip_dim, 1))
         self.place = nn.Conv2d(clip_dim, clip_dim, 1, bias=False)
         nn.init.zeros_(self.place.weight)  # what is there matters first, then where
@@ -102,15 +112,21 @@ class SharedImageEncoder(nn.Module):
         x8 = self.stage8(x4)  # (b, c8, S/8, S/8)
         x16 = self.stage16(x8)  # (b, c16, S/16, S/16)
         x32 = self.stage32(x16)  # (b, c32, S/32, S/32)
-        b, c, h, w = x32.shape
-        x32 = x32 + fourier_position(self.context_frequencies, (h, w)).to(x32.dtype)
-        x32 = self.context(x32.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(b, c, h, w)
+        x32 = self._attended(self.context, x32)
         x32 = functional.interpolate(x32, scale_factor=2, mode="bilinear", align_corners=False)
         merged = self.merge(torch.cat([x16, x32.to(x16.dtype)], dim=1))  # (b, c32, S/16, S/16)
-        place = fourier_position(self.frequencies, (merged.shape[2], merged.shape[3]))
-        clip = self.to_clip(merged) + self.place(place.to(merged.dtype))  # (b, c, S/16, S/16)
+        merged = merged + self.peers_gain * self._attended(self.peers, merged)
+        clip = self.to_clip(merged)  # (b, c, S/16, S/16)
+        place = fourier_position(self.frequencies, (clip.shape[2], clip.shape[3]))
+        clip = clip + self.place(place.to(clip.dtype))
         folded = [functional.pixel_unshuffle(x4, 4), functional.pixel_unshuffle(x8, 2), merged]
         return ImageFeatures(sam=self.neck(torch.cat(folded, dim=1)), clip=clip)
+
+    def _attended(self, attention: nn.TransformerEncoder, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x + fourier_position(self.context_frequencies, (h, w)).to(x.dtype)
+        cells: Tensor = attention(x.flatten(2).transpose(1, 2))
+        return cells.transpose(1, 2).reshape(b, c, h, w)
 
 
 class FactorisedEmbedding(nn.Module):
@@ -122,12 +138,14 @@ class FactorisedEmbedding(nn.Module):
         width: Width of what comes out.
     """
 
+    std = 0.5
+    """Of a piece that was not learnt yet: far above the positions' 0.01, or words start out alike."""
+
     def __init__(self, vocab_size: int, rank: int, width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, rank)
         self.widen = nn.Linear(rank, width, bias=False)
-        # Far above the positions' 0.01, or words start out alike and take a thousand steps to part.
-        nn.init.normal_(self.table.weight, std=0.5)
+        nn.init.normal_(self.table.weight, std=self.std)
 
     @torch.no_grad()
     def silence(self, never_seen: Tensor) -> None:

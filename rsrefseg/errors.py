@@ -28,7 +28,7 @@ class BadImage(BadRequest):
 
 
 class BadDataset(BadRequest):
-    """The folder is not laid out as its benchmark is, or a row of it cannot be used."""
+    """The folder is not laid out as its benchmark is, a row of it cannot be used, or there are too few."""
 
 
 class Unavailable(RSRefSegError):

@@ -69,6 +69,8 @@ class Referral:
     """Which things, by position in the sequence given; empty where nothing fits the words."""
     kind: str
     """The rule of the grammar."""
+    meaning: tuple[str, ...]
+    """What any wording of it says: the class, and after it what singles out: ("ship", "nearest", "bridge")."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,9 @@ class Grammar:
         """
         category = self._pick([name for name in self._vocabulary if name not in self._members] or ["airport terminal"])
         noun = self._noun(category)
-        wording = self._pick([f"the {noun}", f"all {plural(noun)}", f"the largest {noun}", f"the {noun} on the left"])
-        return Referral(wording, (), "absent")
+        options = ((f"the {noun}",), (f"all {plural(noun)}",), (f"the largest {noun}", "largest"))
+        wording, *rest = (*options, (f"the {noun} on the left", "left"))[int(self._rng.integers(4))]
+        return Referral(wording, (), "absent", (category, *rest))
 
     def _pick(self, options: Sequence[str]) -> str:
         return options[int(self._rng.integers(len(options)))]
@@ -189,7 +192,7 @@ class Grammar:
             return []
         noun = self._noun(category)
         wording = self._pick([f"the {noun}", f"the {noun}", noun, f"the only {noun}", f"the {noun} in the image"])
-        return [Referral(wording, (members[0],), "plain")]
+        return [Referral(wording, (members[0],), "plain", (category,))]
 
     def _position(self, category: str, members: list[int]) -> list[Referral]:
         if not 2 <= len(members) <= 12 or category in _STRETCHED:
@@ -198,15 +201,17 @@ class Grammar:
         noun = self._noun(category)
         left = {i: self._shapes[i].x for i in members}
         top = {i: self._shapes[i].y for i in members}
-        for words, distance in (
-            (("leftmost {}", "{} on the far left", "{} on the left", "left {}"), left),
-            (("rightmost {}", "{} on the far right", "{} on the right", "right {}"), {i: -x for i, x in left.items()}),
-            (("topmost {}", "{} at the top", "top {}", "uppermost {}"), top),
-            (("bottommost {}", "{} at the bottom", "bottom {}", "lowest {}"), {i: -y for i, y in top.items()}),
+        right, bottom = {i: -x for i, x in left.items()}, {i: -y for i, y in top.items()}
+        for side, words, distance in (
+            ("left", ("leftmost {}", "{} on the far left", "{} on the left", "left {}"), left),
+            ("right", ("rightmost {}", "{} on the far right", "{} on the right", "right {}"), right),
+            ("top", ("topmost {}", "{} at the top", "top {}", "uppermost {}"), top),
+            ("bottom", ("bottommost {}", "{} at the bottom", "bottom {}", "lowest {}"), bottom),
         ):
             winner = self._clear_least(distance)
             if winner is not None:
-                said.append(Referral("the " + self._pick(words).format(noun), (winner,), "position"))
+                wording = "the " + self._pick(words).format(noun)
+                said.append(Referral(wording, (winner,), "position", (category, side)))
         for name, x, y in (
             ("top left", 0, 0),
             ("top right", 1, 0),
@@ -226,7 +231,7 @@ class Grammar:
                     f"the {noun} in the {name} corner",
                     f"the {noun} at the {name}",
                 ])
-            said.append(Referral(wording, (winner,), "position"))
+            said.append(Referral(wording, (winner,), "position", (category, name)))
         return said
 
     def _plural(self, category: str, members: list[int]) -> list[Referral]:
@@ -241,7 +246,7 @@ class Grammar:
             f"all the {nouns}",
             f"every {self._noun(category)}",
         ])
-        said = [Referral(wording, tuple(members), "plural")]
+        said = [Referral(wording, tuple(members), "plural", (category,))]
         for side, inside in (
             ("on the left", [i for i in members if self._shapes[i].x < 0.5]),
             ("on the right", [i for i in members if self._shapes[i].x >= 0.5]),
@@ -251,7 +256,8 @@ class Grammar:
             axis = "x" if side.startswith("on") else "y"
             undecided = any(abs(getattr(self._shapes[i], axis) - 0.5) < self.MARGIN for i in members)
             if 2 <= len(inside) < len(members) and not undecided:
-                said.append(Referral(f"{self._pick(['all ', 'the '])}{nouns} {side}", tuple(inside), "plural"))
+                wording = f"{self._pick(['all ', 'the '])}{nouns} {side}"
+                said.append(Referral(wording, tuple(inside), "plural", (category, "all " + side)))
         return said
 
     def _colour(self, category: str, members: list[int]) -> list[Referral]:
@@ -265,7 +271,7 @@ class Grammar:
             wording = (
                 f"the {colour} {noun}" if len(these) == 1 else f"{self._pick(['all ', 'the '])}{colour} {plural(noun)}"
             )
-            said.append(Referral(wording, these, "colour"))
+            said.append(Referral(wording, these, "colour", (category, colour)))
         return said
 
     def _size(self, category: str, members: list[int]) -> list[Referral]:
@@ -275,9 +281,11 @@ class Grammar:
         ranked = sorted(members, key=lambda i: self._shapes[i].area)
         said = []
         if self._shapes[ranked[-1]].area > 1.4 * self._shapes[ranked[-2]].area:
-            said.append(Referral(f"the {self._pick(['largest', 'biggest'])} {noun}", (ranked[-1],), "size"))
+            wording = f"the {self._pick(['largest', 'biggest'])} {noun}"
+            said.append(Referral(wording, (ranked[-1],), "size", (category, "largest")))
         if 1.4 * self._shapes[ranked[0]].area < self._shapes[ranked[1]].area:
-            said.append(Referral(f"the {self._pick(['smallest', 'tiniest'])} {noun}", (ranked[0],), "size"))
+            wording = f"the {self._pick(['smallest', 'tiniest'])} {noun}"
+            said.append(Referral(wording, (ranked[0],), "size", (category, "smallest")))
         return said
 
     def _relation(self, category: str, members: list[int]) -> list[Referral]:
@@ -292,7 +300,8 @@ class Grammar:
             winner = self._clear_least(near, margin=2 * self.MARGIN)
             if winner is not None:
                 words = self._pick(["nearest the", "closest to the", "nearest to the", "next to the"])
-                said.append(Referral(f"the {self._noun(category)} {words} {self._noun(other)}", (winner,), "relation"))
+                wording = f"the {self._noun(category)} {words} {self._noun(other)}"
+                said.append(Referral(wording, (winner,), "relation", (category, "nearest", other)))
         return said
 
     def _clear_least(self, distance: dict[int, float], margin: float = MARGIN) -> int | None:

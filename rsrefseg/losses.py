@@ -92,30 +92,46 @@ def alignment_loss(matched: Tensor, classes: Tensor, looked_for: Tensor) -> Tens
     return (weight * functional.cross_entropy(logits, truth, reduction="none")).sum() / weight.sum().clamp(min=1)
 
 
-def drawing_loss(
-    decoded: Decoded, gt_masks: Tensor, counted: Tensor, *, bce: float, dice: float, activation: float, iou: float
-) -> Tensor:
-    """Add up what the masks owe: the pixels, the coarse activation, and the decoder's estimate of its own IoU.
+def finding_loss(found: Tensor, gt_masks: Tensor, counted: Tensor) -> Tensor:
+    """Ask of each expression's coarse activation that it is right cell by cell, and right about which cells of all.
+
+    The second part, cross-entropy over the cells of an image, owes a small object as much as a large one and is what
+    parts the leftmost from the rest.
+
+    Args:
+        found: (n, g, g) logits.
+        gt_masks: (n, s, s) float in [0, 1].
+        counted: (n, s, s) float, 0 where nobody knows.
+
+    Returns:
+        Scalar.
+    """
+    grid = (found.shape[1], found.shape[2])
+    known = (functional.adaptive_avg_pool2d(counted[:, None], grid)[:, 0] > 0.5).float()  # (n, g, g)
+    there = touched(gt_masks[:, None], grid)[:, 0] * known  # (n, g, g)
+    each = cross_entropy(found, there, known, RARE)
+    claimed = found.masked_fill(known == 0, -1e4).flatten(1).log_softmax(1)  # (n, g * g)
+    owed = there.flatten(1) / there.sum((1, 2)).clamp(min=1e-6)[:, None]
+    surprise = -(owed * (claimed - owed.clamp(min=1e-6).log())).sum(1)  # nought where the words name nothing
+    return each + surprise.mean() / 2
+
+
+def drawing_loss(decoded: Decoded, gt_masks: Tensor, counted: Tensor, *, bce: float, dice: float, iou: float) -> Tensor:
+    """Add up what the masks owe: the pixels, and the decoder's estimate of its own IoU.
 
     Args:
         decoded: The model's output for n expressions.
-        gt_masks: (n, s, s) float, 0 or 1, at the image's input size.
+        gt_masks: (n, s, s) float in [0, 1], at the size that is drawn.
         counted: (n, s, s) float, 0 where nobody knows.
         bce: Weight of the cross-entropy; the paper's is 5.
         dice: Weight of the Dice loss.
-        activation: Weight of the cross-entropy of the global activation.
         iou: Weight of the squared error of the predicted IoU.
 
     Returns:
         Scalar.
     """
-    low = decoded.low_res_logits.float()
-    logits = functional.interpolate(low[:, None], size=gt_masks.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    logits = decoded.low_res_logits.float()
     loss = bce * cross_entropy(logits, gt_masks, counted) + dice * dice_loss(logits, gt_masks, counted)
-    grid = (decoded.activation.shape[1], decoded.activation.shape[2])
-    known = functional.adaptive_avg_pool2d(counted[:, None], grid)[:, 0]
-    coarse = touched(gt_masks[:, None], grid)[:, 0]
-    loss = loss + activation * cross_entropy(decoded.activation.float(), coarse, known, RARE)
     with torch.no_grad():
         drawn, truth = (logits > 0) & (counted > 0), (gt_masks > 0.5) & (counted > 0)
         union = (drawn | truth).sum((1, 2))

@@ -141,3 +141,53 @@ def bootstrap_ci95(
         for name, values in (("oIoU", overall), ("mIoU", iou / n), ("P@0.5", right / n))
     }
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def calibration_error(claimed: Sequence[float], real: Sequence[float] | np.ndarray, bins: int = 10) -> float:
+    """Compare what was claimed with what came true: the expected calibration error.
+
+    Args:
+        claimed: Confidences in [0, 1].
+        real: What came true of each, in [0, 1].
+        bins: Of equal width.
+
+    Returns:
+        Mean distance between claim and truth over the bins, each weighted by how many fall into it, in [0, 1].
+
+    Raises:
+        ValueError: If there is nothing to compare.
+
+    Source:
+        Naeini et al., AAAI 2015, with the expectation of a bin in place of its accuracy.
+
+    >>> calibration_error([0.9, 0.9], [1.0, 0.0])
+    0.4
+    """
+    if not len(claimed):
+        raise ValueError("no claims, so no error has a value")
+    claims, truths = np.asarray(claimed, float), np.asarray(real, float)
+    place = np.minimum((claims * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    gap = np.bincount(place, claims - truths, minlength=bins)
+    return round(float(np.abs(gap).sum() / counts.sum()), 12)
+
+
+def auroc(scores: Sequence[float], right: Sequence[bool] | np.ndarray) -> float | None:
+    """Say how likely a right answer scores above a wrong one, ties counting half.
+
+    Args:
+        scores: Any numbers.
+        right: Whether each answer is right.
+
+    Returns:
+        In [0, 1]; None where all are right, or all wrong.
+
+    >>> auroc([0.1, 0.4, 0.35, 0.8], [False, False, True, True])
+    0.75
+    """
+    values, truths = np.asarray(scores, float), np.asarray(right, bool)
+    above, below = values[truths], values[~truths]
+    if not len(above) or not len(below):
+        return None
+    wins = (above[:, None] > below).mean() + (above[:, None] == below).mean() / 2
+    return float(wins)

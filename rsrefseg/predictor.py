@@ -184,9 +184,9 @@ class Predictor:
                 found[key] = features
         embeddings = []
         for key, image in zip(keys, images, strict=True):
-            features = found[key]
-            assert features is not None
-            embeddings.append(ImageEmbedding(features, (image.shape[0], image.shape[1])))
+            known = found[key]
+            assert known is not None
+            embeddings.append(ImageEmbedding(known, (image.shape[0], image.shape[1])))
         return embeddings
 
     def _square(self, image: np.ndarray) -> np.ndarray:
@@ -224,7 +224,7 @@ class Predictor:
         if not token_ids:
             return []
         embedding = image if isinstance(image, ImageEmbedding) else self.encode(image)
-        found = []
+        found: list[Segment] = []
         for some in _parts(len(token_ids), _EXPRESSIONS_AT_ONCE):
             for decoded in self._decode(embedding.features, self.model.encode_text(token_ids[some])):
                 for logits, predicted_iou in zip(decoded.low_res_logits, decoded.predicted_iou, strict=True):

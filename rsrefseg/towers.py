@@ -91,10 +91,14 @@ class GridAttention(Attention):  # type: ignore[misc]
         by_column = torch.einsum("bnhwc,wkc->bnhwk", cells, get_rel_pos(w, w, self.rel_pos_w))  # (b, heads, h, w, w)
         if x.device.type == "cpu" and h * w > _CELLS_AT_ONCE:
             each = zip(*(part.flatten(0, 1) for part in (q, k, v, by_row, by_column)), strict=True)
-            attended = torch.stack([_attend(*one, _plain_attention) for one in each]).unflatten(0, (b, -1))
+            heads = [
+                _attend(one_q, one_k, one_v, row, column, _plain_attention) for one_q, one_k, one_v, row, column in each
+            ]
+            attended = torch.stack(heads).unflatten(0, (b, -1))
         else:
             attended = _attend(q, k, v, by_row, by_column, functional.scaled_dot_product_attention)
-        return self.proj(attended.transpose(1, 2).reshape(b, h, w, -1))
+        x = self.proj(attended.transpose(1, 2).reshape(b, h, w, -1))
+        return x
 
 
 _CELLS_AT_ONCE = 256

@@ -2,88 +2,77 @@
 
 from __future__ import annotations
 
-import copy
 import csv
+import json
 import logging
 import math
+import os
+import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, distributed, nn
+from torch.utils.checkpoint import checkpoint as recomputed
 
-from rsrefseg import checkpoint
-from rsrefseg.datasets import Batch, LabelledImage, ReferringBatches
-from rsrefseg.datasets.referring import CLASSES, class_words
-from rsrefseg.encoders import FactorisedEmbedding
+from rsrefseg import checkpoint, foundation
+from rsrefseg.curves import draw_curves
 from rsrefseg.errors import BadRequest
-from rsrefseg.evaluate import Evaluation, evaluate
-from rsrefseg.features import TextFeatures
-from rsrefseg.losses import alignment_loss, drawing_loss
+from rsrefseg.evaluate import Evaluation
+from rsrefseg.lessons import Lesson
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
-from rsrefseg.presets import Preset
-from rsrefseg.tokenizer import Tokenizer
+from rsrefseg.presets import SharedTrunk, preset_named
+from rsrefseg.tokenizer import Tokenize, tokenizer_for
+from rsrefseg.towers import PairedImageEncoder
 
 log = logging.getLogger(__name__)
 
-STATE = "training.pt"
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training at one image size: small cuts first, since they teach most for their cost."""
-
-    steps: int
-    size: int
-    """Side of the cuts, in pixels; a multiple of 64."""
-    zoom: tuple[float, float]
-    """Smallest and largest share of a scene's side that a cut takes."""
-    images: int
-    """Images in a batch."""
-    expressions: int
-    """Most expressions about one image; with none only towers are trained, to agree on the classes."""
+STATE, LOG, CURVES = "training.pt", "log.csv", "curves.png"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters; stored in the card."""
+    """How the loop turns losses into weights, whatever is taught; stored in the card.
 
-    phases: tuple[Phase, ...] = (
-        Phase(steps=1800, size=256, zoom=(0.3, 0.65), images=12, expressions=0),
-        Phase(steps=1500, size=256, zoom=(0.3, 0.75), images=12, expressions=2),
-        Phase(steps=150, size=512, zoom=(0.7, 1.0), images=5, expressions=3),
-    )
-    word_steps: int = 300
-    """Steps of the text tower alone, before the first phase."""
-    learning_rate: float = 3e-4
-    text_rate: float = 0.1
+    The defaults are the paper's, as KyanChen/RSRefSeg configs_RSRefSeg/RSRefSeg-b.py @ c20e056 has them.
+    """
+
+    steps: int
+    """Of the optimiser."""
+    learning_rate: float = 1e-4
+    warmup_steps: int = 500
+    """Steps in which the rate rises from a hundredth to the whole."""
+    floor: float = 1e-3
+    """Share of the learning rate that the cosine falls to."""
+    text_rate: float = 1.0
     """Learning rate of the text tower, as a share of that of the rest."""
-    weight_decay: float = 0.02
-    warmup_steps: int = 150
-    gradient_norm: float = 1.0
-    ema_decay: float = 0.995
-    bce: float = 5.0
-    dice: float = 2.0
-    activation: float = 2.0
-    alignment: float = 2.0
-    iou: float = 0.5
+    weight_decay: float = 0.05
+    gradient_norm: float | None = None
+    """Gradients longer than this are shortened to it; None leaves them."""
+    accumulate: int = 1
+    """Batches that one step adds up."""
+    ema_decay: float | None = None
+    """With a number, a running average of the weights is what is scored and kept."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the arithmetic; the weights stay in float32."""
+    recompute: bool = False
+    """Compute activations of the towers twice rather than keep them: half the memory, a third more time."""
+    freeze_norms: bool = False
+    """Leave the prompter's batch norms as they are: with one image a batch, its cells alone would be the statistics."""
     seed: int = 0
 
-    @property
-    def steps(self) -> int:
-        """Add the phases up."""
-        return sum(phase.steps for phase in self.phases)
-
     def rate_at(self, step: int) -> float:
-        """Warm up linearly, then fall along a cosine to a hundredth.
+        """Warm up linearly, then fall along a cosine.
 
         Args:
             step: From 0.
@@ -92,215 +81,300 @@ class Recipe:
             The learning rate.
         """
         if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
+            return self.learning_rate * (0.01 + 0.99 * (step + 1) / self.warmup_steps)
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+        return self.learning_rate * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+
+TINY_RECIPE = Recipe(
+    steps=0,  # the curriculum's
+    learning_rate=4e-4,
+    warmup_steps=150,
+    floor=0.01,
+    text_rate=0.2,
+    weight_decay=0.02,
+    gradient_norm=1.0,
+    ema_decay=0.995,
+)
+"""For the preset tiny, from nothing; docs/tiny.md says what else was tried."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that train one model together, each on its own device and its own part of the data."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def from_torchrun(cls, device: str) -> Team:
+        """Join the processes that torchrun started, or stay alone.
+
+        Args:
+            device: "cpu", or "cuda", of which this process takes the one with its local rank.
+
+        Returns:
+            This process's place.
+        """
+        if "LOCAL_RANK" not in os.environ:
+            return cls()
+        if device.startswith("cuda"):
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # The others wait while the first scores.
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(hours=4))
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that logs, scores and writes."""
+        return self.rank == 0
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace tensors by their mean over the processes, in one message.
+
+        Args:
+            tensors: Changed in place.
+        """
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        distributed.all_reduce(flat)
+        flat /= self.size
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def wait(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            distributed.barrier()
 
 
 class Trainer:
     """The model, its running average and its optimiser, with one step and one save.
 
     Args:
-        preset: Size of the model.
+        model: On its device; what of it trains is what requires a gradient.
         recipe: Hyperparameters.
-        sources: Labelled square images with each source's share.
+        lesson: What is taught.
         out: Folder of the run.
+        team: The processes that share the work.
     """
 
-    def __init__(
-        self, preset: Preset, recipe: Recipe, sources: Sequence[tuple[Sequence[LabelledImage], float]], out: Path
-    ) -> None:
-        torch.manual_seed(recipe.seed)
-        self._recipe = recipe
+    def __init__(self, model: RSRefSeg, recipe: Recipe, lesson: Lesson, out: Path, team: Team | None = None) -> None:
+        self.recipe = recipe
+        self.team = team or Team()
+        self._lesson = lesson
         self._out = out
-        self._sources = sources
-        self._tokenizer = Tokenizer(preset.text.positions)
-        self.model = RSRefSeg(preset).to(memory_format=torch.channels_last)
-        self._ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+        self.model = model
+        self.device = next(model.parameters()).device
+        if recipe.recompute:
+            _recompute(model)
+        if self.team.size > 1 and self.device.type == "cuda":
+            model.prompter = nn.SyncBatchNorm.convert_sync_batchnorm(model.prompter)
+        self._learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._average: dict[str, Tensor] | None = None
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._learnt.items():
             share = recipe.text_rate if name.startswith("text_encoder.") else 1.0
             groups[share, recipe.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         self._optimiser = torch.optim.AdamW(
             [{"params": group, "weight_decay": decay, "share": share} for (share, decay), group in groups.items()],
             lr=recipe.learning_rate,
+            fused=True,
         )
-        self._seen = torch.zeros(self._tokenizer.vocab_size, dtype=torch.bool)
         self.step = 0
+        self.best: float | None = None
+        """The highest mean of the held-out sets' mIoU so far, in percent."""
 
-    def averaged(self) -> RSRefSeg:
-        """Copy the running average of the weights, which is what is evaluated and kept.
+    def begin(self) -> None:
+        """Prepare the model as the lesson asks."""
+        torch.manual_seed(self.recipe.seed)
+        self._lesson.begin(self.model)
 
-        Returns:
-            A model in which words that training never showed say nothing.
-        """
-        model = copy.deepcopy(self._ema.module)
-        assert isinstance(model, RSRefSeg)
-        embedding = model.text_encoder.tower.token_embedding
-        if isinstance(embedding, FactorisedEmbedding):
-            embedding.silence(~self._seen)
-        return model
+    def batches(self) -> Iterator[list[Any]]:
+        """Yield what is left: for each step its batches."""
+        stream = self._lesson.batches(self.step * self.recipe.accumulate)
+        for _ in range(self.step, self.recipe.steps):
+            yield [next(stream) for _ in range(self.recipe.accumulate)]
 
-    def part_words(self) -> float:
-        """Teach the text tower which words mean the same class, before any image.
-
-        Without it the first thing to be learnt is that most cells match nothing: all words move together, away from
-        the images, and take thousands of steps to part again.
-
-        Returns:
-            The last loss.
-        """
-        rng = np.random.default_rng(self._recipe.seed)
-        tower = self.model.text_encoder.train()
-        corners = nn.init.orthogonal_(torch.empty(len(CLASSES), self.model.preset.clip_dim))
-        optimiser = torch.optim.AdamW(tower.parameters(), lr=1e-3)
-        loss = torch.zeros(())
-        for _ in range(self._recipe.word_steps):
-            named = rng.integers(len(CLASSES), size=32)
-            token_ids = [self._tokenizer(class_words(CLASSES[i], rng)) for i in named]
-            self._seen[torch.cat(token_ids)] = True
-            near = functional.normalize(tower(token_ids).pooled, dim=1) @ corners.T  # (32, k)
-            loss = functional.cross_entropy(10 * near, torch.from_numpy(named))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-        self._ema.module.load_state_dict(self.model.state_dict())
-        return float(loss.detach())
-
-    def start_from(self, folder: Path) -> None:
-        """Take over the weights of a checkpoint; the recipe begins at its first step.
+    def learn(self, batches: list[Any]) -> float:
+        """Take one step.
 
         Args:
-            folder: A checkpoint of the same preset.
+            batches: Those whose gradients are added up.
 
-        Raises:
-            BadRequest: If it is of another preset.
+        Returns:
+            The loss, the mean over batches and processes.
         """
-        model = checkpoint.load(folder)
-        if model.preset != self.model.preset:
-            raise BadRequest(f"{folder} is of the preset {model.preset.name!r}, not {self.model.preset.name!r}")
-        self.model.load_state_dict(model.state_dict())
-        self._ema.module.load_state_dict(model.state_dict())
-        embedding = model.text_encoder.tower.token_embedding
-        if isinstance(embedding, FactorisedEmbedding):
-            self._seen |= embedding.table.weight.abs().sum(1) > 0
+        # So that dropout does not depend on what came before: a resumed run draws what the unbroken one drew.
+        torch.manual_seed((self.recipe.seed << 32) + self.step * self.team.size + self.team.rank)
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["share"] * self.recipe.rate_at(self.step)
+        self.model.train()
+        if self.recipe.freeze_norms:
+            for module in self.model.prompter.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            with self._autocast():
+                loss = self._lesson.loss(self.model, batch) / len(batches)
+            loss.backward()
+            total += loss.detach()
+        gradients = [p.grad for p in self._learnt.values() if p.grad is not None]
+        self.team.average([*gradients, total])
+        if self.recipe.gradient_norm is not None:
+            nn.utils.clip_grad_norm_(list(self._learnt.values()), self.recipe.gradient_norm)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self._follow()
+        self.step += 1
+        return float(total)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        decay = self.recipe.ema_decay
+        if decay is None:
+            return
+        now = [p.detach() for p in self._learnt.values()]
+        if self._average is None:
+            self._average = {name: p.detach().clone() for name, p in self._learnt.items()}
+        # Young averages would remember the random start for long.
+        torch._foreach_lerp_(list(self._average.values()), now, 1 - min(decay, (1 + self.step) / (10 + self.step)))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.recipe.precision == "float32" or (self.device.type == "cpu" and not _fast_bfloat16()):
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @contextmanager
+    def averaged(self) -> Iterator[RSRefSeg]:
+        """Lend the model as it is scored and kept: with the running average in place of the weights.
+
+        Yields:
+            The model itself; afterwards it has its own weights again.
+        """
+        average = self._average or {}
+        own = {name: self._learnt[name].detach().clone() for name in average}
+        with torch.no_grad():
+            for name, value in average.items():
+                self._learnt[name].copy_(value)
+            try:
+                yield self.model.eval()
+            finally:
+                for name, value in own.items():
+                    self._learnt[name].copy_(value)
 
     def resume(self) -> bool:
         """Go on where the run in this folder stopped.
 
         Returns:
             Whether there was anything to go on from.
+
+        Raises:
+            BadRequest: If the run was another model's.
         """
         path = self._out / STATE
         if not path.exists():
             return False
-        state = torch.load(path, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self._ema.load_state_dict(state["ema"])
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        if {k: v.shape for k, v in state["model"].items()} != {k: v.shape for k, v in self._kept().items()}:
+            raise BadRequest(f"{path} is of a run of another preset: choose another folder")
+        self.model.load_state_dict(state["model"], strict=False)
+        self._average = state["average"]
         self._optimiser.load_state_dict(state["optimiser"])
-        self._seen = state["seen"]
-        self.step = state["step"]
+        self.step, self.best = state["step"], state["best"]
         return True
+
+    def _kept(self) -> dict[str, Tensor]:
+        state = self.model.state_dict()
+        return {name: state[name] for name in self.model.learnt_names()} if self.model.preset.lora else state
 
     def keep(self) -> None:
         """Write what `resume` needs, so that a kill leaves the former state or the new one, never half."""
+        if not self.team.leads:
+            return
         self._out.mkdir(parents=True, exist_ok=True)
         state = {
-            "model": self.model.state_dict(),
-            "ema": self._ema.state_dict(),
+            "model": self._kept(),
+            "average": self._average,
             "optimiser": self._optimiser.state_dict(),
-            "seen": self._seen,
             "step": self.step,
+            "best": self.best,
         }
-        partial = self._out / (STATE + ".part")
-        torch.save(state, partial)
-        Path(partial).replace(self._out / STATE)
+        partial_file = self._out / (STATE + ".part")
+        torch.save(state, partial_file)
+        partial_file.replace(self._out / STATE)
 
-    def batches(self) -> Iterator[tuple[Phase, Batch]]:
-        """Yield what is left of the phases, from the current step on."""
-        begun = 0
-        for phase in self._recipe.phases:
-            if self.step < begun + phase.steps:
-                batches = ReferringBatches(
-                    self._sources, self._tokenizer, self._recipe.seed, phase.images, phase.expressions
-                )
-                stream = batches.stream(self.step, phase.size, phase.zoom)
-                # A thread prepares the next batch while this one computes; a forked process may hang under OpenMP.
-                with ThreadPoolExecutor(1) as ahead:
-                    coming = ahead.submit(next, stream)
-                    for _ in range(self.step, begun + phase.steps):
-                        batch, coming = coming.result(), ahead.submit(next, stream)
-                        yield phase, batch
-            begun += phase.steps
-
-    def learn(self, batch: Batch) -> float:
-        """Take one step.
+    def score(self, tokenizer: Tokenize | None, card: str) -> dict[str, Evaluation]:
+        """Score on the held-out sets, and keep the checkpoint if it is the best so far or there is nothing to score on.
 
         Args:
-            batch: Images and expressions.
+            tokenizer: Words to ids, where the text tower needs a file for it.
+            card: Markdown to save beside the weights.
 
         Returns:
-            The loss.
+            Scores by the name of the set.
         """
-        recipe = self._recipe
-        self._seen[torch.cat([*batch.class_token_ids, *batch.token_ids])] = True
-        for group in self._optimiser.param_groups:
-            group["lr"] = group["share"] * recipe.rate_at(self.step)
-        self.model.train()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_fast_bfloat16()):
-            images = batch.images.contiguous(memory_format=torch.channels_last)
-            image = self.model.encode_image(images)
-            text = self.model.encode_text([*batch.class_token_ids, *batch.token_ids])
-            named = len(batch.class_token_ids)
-            matched = self.model.prompter.match(image.clip, text.pooled[:named])
-            loss = recipe.alignment * alignment_loss(matched.float(), batch.classes, batch.looked_for)
-            if batch.token_ids:
-                decoded = self.model.decode(image, TextFeatures(*(part[named:] for part in text)), batch.image_index)
-        if batch.token_ids:
-            loss = loss + drawing_loss(
-                decoded,
-                batch.gt_masks,
-                batch.counted,
-                bce=recipe.bce,
-                dice=recipe.dice,
-                activation=recipe.activation,
-                iou=recipe.iou,
-            )
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_norm)
-        self._optimiser.step()
-        self._ema.update_parameters(self.model)
-        self.step += 1
-        return float(loss.detach())
+        with self.averaged() as model:
+            scores = self._lesson.score(Predictor(model, "in training", str(self.device), tokenizer))
+            merit = sum(s.overall.mIoU for s in scores.values()) / len(scores) if scores else None
+            if merit is None or self.best is None or merit > self.best:
+                self.best = merit
+                lines = [f"- {name}: {json.dumps(result.rounded())}" for name, result in scores.items()]
+                _replace_checkpoint(model, self._out / "checkpoint", card.replace("{scores}", "\n".join(lines)))
+        return scores
 
 
-def _fast_bfloat16() -> bool:
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def starting_model(
+    preset: str, start: Path | None, foundation_folder: Path | None
+) -> tuple[RSRefSeg, Tokenize, Path | None]:
+    """Load what training on samples begins with: a checkpoint, or what a preset is published or shipped as.
+
+    Args:
+        preset: "tiny", "b" or "l".
+        start: A checkpoint of that preset, its adapters apart.
+        foundation_folder: Where the foundation weights lie; None for the default.
+
+    Returns:
+        The model in float32 on the CPU, its tokenizer, and the file of its words if it has one.
+
+    Raises:
+        BadRequest: If the checkpoint is of another preset, or its adapters are merged.
+    """
+    wanted = preset_named(preset)
+    folder = start or (checkpoint.shipped(preset) if isinstance(wanted.image, SharedTrunk) else None)
+    if folder is None:
+        model = foundation.load(wanted, foundation_folder)
+        words = foundation.path_of(foundation.VOCABULARY, foundation_folder)
+        return model, tokenizer_for(wanted.text, words), words
+    model = checkpoint.load(folder, foundation_folder)
+    if model.preset.name != preset:
+        raise BadRequest(f"{folder} is of the preset {model.preset.name!r}: give --preset {model.preset.name}")
+    if wanted.lora and not model.preset.lora:
+        raise BadRequest(f"the adapters of {folder} are merged into its weights: nothing of it is left to train")
+    words = checkpoint.vocabulary(folder, model.preset, foundation_folder)
+    return model, tokenizer_for(model.preset.text, words), words
 
 
 def train(
-    preset: Preset,
-    recipe: Recipe,
-    sources: Sequence[tuple[Sequence[LabelledImage], float]],
-    held_out: dict[str, Sequence[LabelledImage]],
+    trainer: Trainer,
     out: Path,
     *,
     resume: bool = False,
-    start: Path | None = None,
+    tokenizer: Tokenize | None = None,
+    words: Path | None = None,
     keep_every: int = 200,
     score_every: int = 1000,
 ) -> dict[str, Evaluation]:
-    """Train to the end of the recipe and write the checkpoint to `out/checkpoint`.
+    """Train to the end of the recipe; the checkpoint with the best scores lies in `out/checkpoint`.
 
     Args:
-        preset: Size of the model.
-        recipe: Hyperparameters.
-        sources: Labelled square images with each source's share of a batch.
-        held_out: Images to score by name; they choose nothing, they only tell.
-        out: Folder of the run: `training.pt`, `log.csv`, and in the end `checkpoint/`.
+        trainer: Made with the same folder.
+        out: Folder of the run: `training.pt`, `log.csv`, `curves.png` and `checkpoint/`.
         resume: Go on with the run in `out`.
-        start: A checkpoint whose weights to begin with.
+        tokenizer: Words to ids, where the text tower needs a file for it.
+        words: That file, to lie in the checkpoint too.
         keep_every: Steps between saves.
         score_every: Steps between scores.
 
@@ -312,48 +386,120 @@ def train(
     """
     if (out / STATE).exists() and not resume:
         raise BadRequest(f"{out} holds a run already: add --resume to go on with it, or choose another folder")
-    trainer = Trainer(preset, recipe, sources, out)
+    out.mkdir(parents=True, exist_ok=True)
     if resume and trainer.resume():
         log.info("training resumed", extra={"step": trainer.step})
-    elif start:
-        trainer.start_from(start)
+        # What a killed run logged after its last save will be logged again.
+        _write_rows(out / LOG, [row for row in _read_rows(out / LOG) if int(row["step"]) <= trainer.step])
     else:
-        log.info("words parted", extra={"loss": round(trainer.part_words(), 4)})
-    out.mkdir(parents=True, exist_ok=True)
+        trainer.begin()
+    recipe, card = trainer.recipe, _card(trainer)
     scores: dict[str, Evaluation] = {}
     began, losses = time.monotonic(), []
-    with (out / "log.csv").open("a", newline="") as file:
-        table = csv.writer(file)
-        for phase, batch in trainer.batches():
-            losses.append(trainer.learn(batch))
-            if trainer.step % 50 == 0 or trainer.step == recipe.steps:
-                loss, seconds = sum(losses) / len(losses), (time.monotonic() - began) / len(losses)
-                table.writerow([trainer.step, phase.size, f"{loss:.4f}", f"{seconds:.3f}"])
-                file.flush()
-                log.info(
-                    "training",
-                    extra={
-                        "step": trainer.step,
-                        "of": recipe.steps,
-                        "loss": round(loss, 4),
-                        "seconds_per_step": round(seconds, 3),
-                    },
-                )
+    with _progress(trainer) as advance:
+        for batches in trainer.batches():
+            losses.append(trainer.learn(batches))
+            step, last = trainer.step, trainer.step == recipe.steps
+            advance(step, losses[-1])
+            scored = step % score_every == 0 or last
+            if scored and trainer.team.leads:
+                scores = trainer.score(tokenizer, card)
+                if words:
+                    shutil.copy(words, out / "checkpoint" / words.name)
+            if step % 50 == 0 or scored:
+                row = {
+                    "step": step,
+                    "loss": round(sum(losses) / len(losses), 5),
+                    "learning_rate": recipe.rate_at(step - 1),
+                    "seconds_per_step": round((time.monotonic() - began) / len(losses), 3),
+                    **({f"mIoU {name}": round(s.overall.mIoU, 2) for name, s in scores.items()} if scored else {}),
+                }
+                if trainer.team.leads:
+                    _write_row(out, row)
+                    log.info("training", extra={**row, "of": recipe.steps})
                 began, losses = time.monotonic(), []
-            if trainer.step % keep_every == 0 or trainer.step == recipe.steps:
+            if step % keep_every == 0 or scored:
                 trainer.keep()
-            if trainer.step % score_every == 0 or trainer.step == recipe.steps:
-                predictor = Predictor(trainer.averaged(), "in training")
-                scores = {name: evaluate(predictor, images) for name, images in held_out.items()}
-                for name, result in scores.items():
-                    log.info("scored", extra={"step": trainer.step, "set": name, **result.rounded()})
-                began, losses = time.monotonic(), []
-    checkpoint.save(trainer.averaged(), out / "checkpoint", _card(preset, recipe, scores))
+            trainer.team.wait()
     return scores
 
 
-def _card(preset: Preset, recipe: Recipe, scores: dict[str, Evaluation]) -> str:
-    lines = [f"# RSRefSeg {preset.name}", "", f"Trained by {checkpoint.code_version()}.", "", "## Scores", ""]
-    lines += [f"- {name}: {result.rounded()}" for name, result in scores.items()]
-    lines += ["", "## Recipe", "", *(f"- {key}: {value}" for key, value in asdict(recipe).items()), ""]
-    return "\n".join(lines)
+def _write_row(out: Path, row: dict[str, Any]) -> None:
+    rows = [*_read_rows(out / LOG), {key: str(value) for key, value in row.items()}]
+    _write_rows(out / LOG, rows)
+    draw_curves(rows, out / CURVES)
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        table.writeheader()
+        table.writerows(rows)
+
+
+@contextmanager
+def _progress(trainer: Trainer) -> Iterator[Any]:
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not (console.is_terminal and trainer.team.leads)) as bar:
+        task = bar.add_task("training", total=trainer.recipe.steps, completed=trainer.step, loss=0.0)
+        yield lambda step, loss: bar.update(task, completed=step, loss=loss)
+
+
+def _fast_bfloat16() -> bool:
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _recompute(model: RSRefSeg) -> None:
+    blocks: list[nn.Module] = []
+    if isinstance(model.image_encoder, PairedImageEncoder):
+        blocks += [*model.image_encoder.sam.blocks, *model.image_encoder.siglip.blocks]
+        blocks += model.text_encoder.tower.transformer.resblocks
+    for block in blocks:
+        block.forward = partial(recomputed, block.forward, use_reentrant=False)
+
+
+def _replace_checkpoint(model: RSRefSeg, folder: Path, card: str) -> None:
+    fresh, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    for left_over in (fresh, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    checkpoint.save(model, fresh, card, adapters_only=model.preset.lora is not None)
+    if folder.exists():
+        folder.replace(old)
+    fresh.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _card(trainer: Trainer) -> str:
+    taught = trainer._lesson.described()
+    return "\n".join([
+        f"# RSRefSeg {trainer.model.preset.name}",
+        "",
+        f"Trained by {checkpoint.code_version()}.",
+        "",
+        "## Scores on the held-out sets",
+        "",
+        "{scores}",
+        "",
+        "## Lesson",
+        "",
+        *(f"- {key}: {value}" for key, value in taught.items()),
+        "",
+        "## Recipe",
+        "",
+        *(f"- {key}: {value}" for key, value in asdict(trainer.recipe).items()),
+        "",
+    ])

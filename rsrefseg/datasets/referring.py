@@ -22,7 +22,7 @@ BACKGROUND, UNKNOWN = -1, -2
 
 
 class Batch(NamedTuple):
-    """b images with n expressions about them."""
+    """b images with n expressions about them; masks at a quarter of the images' side, as the model draws them."""
 
     images: Tensor
     """(b, 3, s, s) float in [0, 1]."""
@@ -30,10 +30,12 @@ class Batch(NamedTuple):
     """n tensors (t_i,) int64."""
     image_index: Tensor
     """(n,) int64."""
+    drawn: Tensor
+    """(m,) int64: those of the n that a mask is drawn for; the rest are only looked for."""
     gt_masks: Tensor
-    """(n, s, s) float, 0 or 1."""
+    """(n, s/4, s/4) float: the share of each pixel that the expression names."""
     counted: Tensor
-    """(n, s, s) float, 0 where a cut-off object makes the truth unknown."""
+    """(b, s/4, s/4) float, 0 where a cut-off object makes the truth unknown."""
     classes: Tensor
     """(b, s, s) int64: the position in `CLASSES`, BACKGROUND or UNKNOWN."""
     looked_for: Tensor
@@ -81,7 +83,8 @@ class ReferringBatches:
         tokenizer: Words to ids.
         seed: Of every choice; the same seed gives the same stream.
         images_per_batch: b.
-        expressions_per_image: Most expressions about one image; none leaves the class words.
+        expressions_per_image: Most expressions about one image.
+        drawn_per_image: To how many of them a mask belongs.
     """
 
     def __init__(
@@ -91,12 +94,14 @@ class ReferringBatches:
         seed: int,
         images_per_batch: int,
         expressions_per_image: int,
+        drawn_per_image: int,
     ) -> None:
         self._sources = sources
         self._tokenizer = tokenizer
         self._seed = seed
         self._images = images_per_batch
         self._expressions = expressions_per_image
+        self._drawn = drawn_per_image
 
     def stream(self, first_step: int, size: int, zoom: tuple[float, float]) -> Iterator[Batch]:
         """Yield batches from a step on, so that a resumed run sees what the unbroken one would have seen.
@@ -119,6 +124,7 @@ class ReferringBatches:
         images: list[np.ndarray] = []
         token_ids: list[Tensor] = []
         index: list[int] = []
+        drawn: list[int] = []
         gt_masks: list[np.ndarray] = []
         counted: list[np.ndarray] = []
         classes: list[np.ndarray] = []
@@ -129,21 +135,23 @@ class ReferringBatches:
             cut, shown = _cut(scene, size, zoom, rng)
             things, unknown = self._visible(cut, shown)
             referrals = Grammar(things, rng, scene.vocabulary).referrals(self._expressions)
-            for referral in referrals:
-                token_ids.append(self._tokenizer(self._roughened(referral, rng)))
+            for place, referral in enumerate(referrals):
+                if place < self._drawn:
+                    drawn.append(len(token_ids))
+                token_ids.append(self._tokenizer(_roughened(referral.expression, rng)))
                 index.append(len(images))
-                gt_masks.append(_union(things, referral, unknown.shape))
-                counted.append(~unknown)
+                gt_masks.append(_quartered(_union(things, referral, unknown.shape)))
             images.append(_recoloured(cut.image, rng))
+            counted.append((_quartered(unknown) == 0).astype(np.float32))
             classes.append(_class_map(cut, unknown))
             looked_for.append(np.isin(CLASSES, scene.vocabulary))
-        size_hw = classes[0].shape
         return Batch(
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             token_ids,
             torch.tensor(index, dtype=torch.long),
-            torch.from_numpy(np.array(gt_masks, np.float32).reshape(-1, *size_hw)),
-            torch.from_numpy(np.array(counted, np.float32).reshape(-1, *size_hw)),
+            torch.tensor(drawn, dtype=torch.long),
+            torch.from_numpy(np.stack(gt_masks)),
+            torch.from_numpy(np.stack(counted)),
             torch.from_numpy(np.stack(classes)),
             torch.from_numpy(np.stack(looked_for)),
             [self._tokenizer(class_words(name, rng)) for name in CLASSES],
@@ -162,14 +170,47 @@ class ReferringBatches:
                 unknown |= mask
         return things, unknown
 
-    @staticmethod
-    def _roughened(referral: Referral, rng: np.random.Generator) -> str:
-        words = referral.expression
-        if rng.random() < 0.1:
-            words = words.removeprefix("the ")
-        if rng.random() < 0.1:
-            words = words.capitalize() + rng.choice(["", "."])
-        return words
+
+def _roughened(expression: str, rng: np.random.Generator) -> str:
+    # People do not write like a grammar.
+    if rng.random() < 0.1:
+        expression = expression.removeprefix("the ")
+    if rng.random() < 0.1:
+        expression = expression.capitalize() + rng.choice(["", "."])
+    return misspelt(expression, rng) if rng.random() < 0.1 else expression
+
+
+def misspelt(expression: str, rng: np.random.Generator) -> str:
+    """Make one slip of the finger, in a word that is long enough to be read all the same.
+
+    Args:
+        expression: Such as "the leftmost airplane".
+        rng: Chooses where and which.
+
+    Returns:
+        Such as "the leftmost airpalne"; the same where no word has five letters.
+    """
+    words = expression.split(" ")
+    long = [number for number, word in enumerate(words) if len(word) >= 5]
+    if not long:
+        return expression
+    number = long[int(rng.integers(len(long)))]
+    word = words[number]
+    at = int(rng.integers(1, len(word) - 1))  # the first letter is seldom wrong
+    slips = (
+        word[:at] + word[at + 1] + word[at] + word[at + 2 :],
+        word[:at] + word[at + 1 :],
+        word[:at] + word[at] + word[at:],
+        word[:at] + "abcdefghijklmnopqrstuvwxyz"[int(rng.integers(26))] + word[at + 1 :],
+    )
+    words[number] = slips[int(rng.integers(len(slips)))]
+    return " ".join(words)
+
+
+def _quartered(mask: np.ndarray) -> np.ndarray:
+    h, w = mask.shape
+    shares: np.ndarray = cv2.resize(mask.astype(np.float32), (w // 4, h // 4), interpolation=cv2.INTER_AREA)
+    return shares
 
 
 def _class_map(cut: LabelledImage, unknown: np.ndarray) -> np.ndarray:

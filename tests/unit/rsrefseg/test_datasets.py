@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rsrefseg.datasets import DrawnScenes, LabelledImage, ReferringBatches, read_coco_instances
+from rsrefseg.datasets.referring import misspelt
 from rsrefseg.errors import BadRequest
 from rsrefseg.pictures import write_image
 from rsrefseg.tokenizer import Tokenizer
@@ -23,7 +24,7 @@ def test_packing_and_unpacking_keeps_the_things(labelled, things):
 
 
 def test_batches_are_the_same_whenever_they_are_taken_up_again(labelled):
-    batches = ReferringBatches([([labelled], 1.0)], Tokenizer(32), seed=4, images_per_batch=2, expressions_per_image=3)
+    batches = ReferringBatches([([labelled], 1.0)], Tokenizer(32), 4, 2, expressions_per_image=3, drawn_per_image=1)
     unbroken = list(islice(batches.stream(0, 64, (0.8, 1.0)), 3))[2]
     resumed = next(batches.stream(2, 64, (0.8, 1.0)))
     assert (unbroken.images == resumed.images).all()
@@ -32,11 +33,14 @@ def test_batches_are_the_same_whenever_they_are_taken_up_again(labelled):
 
 
 def test_a_batch_has_a_mask_for_each_expression_and_an_image_for_each_mask(labelled):
-    batches = ReferringBatches([([labelled], 1.0)], Tokenizer(32), seed=4, images_per_batch=3, expressions_per_image=2)
+    batches = ReferringBatches([([labelled], 1.0)], Tokenizer(32), 4, 3, expressions_per_image=4, drawn_per_image=2)
     batch = next(batches.stream(0, 64, (0.7, 1.0)))
     n = len(batch.token_ids)
     assert batch.images.shape == (3, 3, 64, 64)
-    assert batch.gt_masks.shape == batch.counted.shape == (n, 64, 64)
+    assert batch.gt_masks.shape == (n, 16, 16)
+    assert batch.counted.shape == (3, 16, 16)
+    drawn = batch.image_index[batch.drawn].tolist()
+    assert all(drawn.count(image) == min(2, batch.image_index.tolist().count(image)) for image in range(3))
     assert batch.image_index.tolist() == sorted(batch.image_index.tolist())
     assert 0 <= float(batch.images.min()) <= float(batch.images.max()) <= 1
 
@@ -44,10 +48,21 @@ def test_a_batch_has_a_mask_for_each_expression_and_an_image_for_each_mask(label
 def test_what_a_cut_leaves_of_an_object_is_not_counted(things):
     whole = np.zeros((100, 100, 3), np.uint8)
     labelled = LabelledImage.of(whole, things, ("ship", "bridge"))
-    batches = ReferringBatches([([labelled], 1.0)], Tokenizer(32), seed=0, images_per_batch=8, expressions_per_image=1)
+    batches = ReferringBatches([([labelled], 1.0)], Tokenizer(32), 0, 8, expressions_per_image=1, drawn_per_image=1)
     batch = next(batches.stream(0, 64, (0.3, 0.5)))
-    assert (batch.gt_masks * (1 - batch.counted)).sum() == 0
     assert batch.counted.min() == 0
+    assert (batch.gt_masks[batch.counted[batch.image_index] == 0] < 1).all()
+
+
+def test_a_slip_of_the_finger_changes_one_long_word_and_leaves_it_readable():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        the, left, airplane = misspelt("the left airplane", rng).split()
+        assert (the, left) == ("the", "left")
+        assert airplane[0] == "a"
+        assert abs(len(airplane) - len("airplane")) <= 1
+        assert len(set(airplane) - set("airplane")) <= 1
+    assert misspelt("the car", rng) == "the car"
 
 
 def test_drawn_scenes_are_drawn_once(tmp_path, monkeypatch):

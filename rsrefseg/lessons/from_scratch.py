@@ -1,0 +1,249 @@
+"""Everything from nothing: what a small model with untrained towers is taught, from labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsrefseg.datasets import Batch, LabelledImage, ReferringBatches
+from rsrefseg.datasets.referring import CLASSES, class_words, misspelt
+from rsrefseg.encoders import FactorisedEmbedding
+from rsrefseg.evaluate import Evaluation, evaluate
+from rsrefseg.expressions import Grammar
+from rsrefseg.features import TextFeatures
+from rsrefseg.losses import alignment_loss, drawing_loss, finding_loss
+from rsrefseg.model import RSRefSeg
+from rsrefseg.predictor import Predictor
+from rsrefseg.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training at one image size: small cuts first, since they teach most for their cost."""
+
+    steps: int
+    size: int
+    """Side of the cuts, in pixels; a multiple of 64."""
+    zoom: tuple[float, float]
+    """Smallest and largest share of a scene's side that a cut takes."""
+    images: int
+    """Images in a batch."""
+    expressions: int
+    """Most expressions about one image."""
+    drawn: int
+    """To how many of them a mask is drawn; with none only the towers and their match are trained, at half the cost."""
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What is taught when, and what each part of the loss weighs."""
+
+    phases: tuple[Phase, ...] = (
+        Phase(steps=2500, size=256, zoom=(0.3, 0.75), images=12, expressions=8, drawn=0),
+        Phase(steps=6500, size=256, zoom=(0.3, 0.8), images=12, expressions=8, drawn=3),
+        Phase(steps=1000, size=512, zoom=(0.55, 1.0), images=4, expressions=10, drawn=4),
+    )
+    word_steps: int = 1200
+    """Steps of the text tower alone, before the first phase."""
+    alignment: float = 2.0
+    finding: float = 2.0
+    bce: float = 5.0
+    dice: float = 2.0
+    iou: float = 0.5
+
+    @property
+    def steps(self) -> int:
+        """Add the phases up."""
+        return sum(phase.steps for phase in self.phases)
+
+    def at(self, pace: float) -> Curriculum:
+        """Hurry, or take more time.
+
+        Args:
+            pace: Share of every phase's steps.
+
+        Returns:
+            The same phases, longer or shorter.
+        """
+        return replace(self, phases=tuple(replace(p, steps=max(1, round(p.steps * pace))) for p in self.phases))
+
+
+class FromScratch:
+    """Teach the towers to agree on classes, to find what expressions single out, and to draw it.
+
+    Args:
+        curriculum: What is taught when.
+        sources: Labelled square images with each source's share of a batch.
+        held_out: Images to score on, by name.
+        positions: Longest expression in tokens.
+        seed: Of every choice.
+    """
+
+    def __init__(
+        self,
+        curriculum: Curriculum,
+        sources: Sequence[tuple[Sequence[LabelledImage], float]],
+        held_out: Mapping[str, Sequence[LabelledImage]],
+        positions: int,
+        seed: int,
+    ) -> None:
+        self._curriculum = curriculum
+        self._sources = sources
+        self._held_out = held_out
+        self._tokenizer = Tokenizer(positions)
+        self._seed = seed
+
+    def begin(self, model: RSRefSeg) -> None:
+        """Teach the text tower what expressions mean, before any image: the class, and what singles out.
+
+        Each class and each distinction gets a direction of its own, and an expression the sum of its own. Without it
+        the first thing to be learnt is that most cells match nothing: all words move together, away from the images,
+        and take thousands of steps to part again.
+
+        Args:
+            model: Changed in place; the classes that it tells apart already keep their directions.
+        """
+        rng = np.random.default_rng(self._seed)
+        corpus = [(self._tokenizer(words), meaning) for words, meaning in self._said(rng)]
+        tower = model.text_encoder.train()
+        roles = sorted({(place, word) for _, meaning in corpus for place, word in enumerate(meaning)})
+        frame = self._frame(model, roles)  # (roles, c), orthonormal
+        shares = torch.zeros(len(corpus), len(roles))
+        for row, (_, meaning) in enumerate(corpus):
+            for place, word in enumerate(meaning):
+                shares[row, roles.index((place, word))] = 0.7 if place else 1.0
+        meant = functional.normalize(shares @ frame, dim=1)  # (expressions, c)
+        self._open_table(model, torch.cat([token_ids for token_ids, _ in corpus]))
+        optimiser = torch.optim.AdamW(tower.parameters(), lr=1e-3, fused=True)
+        steps = self._curriculum.word_steps
+        for step in range(steps):
+            optimiser.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
+            chosen = rng.integers(len(corpus), size=64)
+            pooled = tower([corpus[int(i)][0] for i in chosen]).pooled
+            loss = (1 - functional.cosine_similarity(pooled, meant[torch.from_numpy(chosen)])).mean()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """Yield what is left of the phases.
+
+        Args:
+            first: Number of the first batch, from 0.
+
+        Yields:
+            Images with expressions about them.
+        """
+        begun = 0
+        for phase in self._curriculum.phases:
+            if first < begun + phase.steps:
+                batches = ReferringBatches(
+                    self._sources, self._tokenizer, self._seed, phase.images, phase.expressions, phase.drawn
+                )
+                start = max(first, begun)
+                stream = batches.stream(start, phase.size, phase.zoom)
+                # A thread prepares the next batch while this one computes; a forked process may hang under OpenMP.
+                with ThreadPoolExecutor(1) as ahead:
+                    coming = ahead.submit(next, stream)
+                    for _ in range(start, begun + phase.steps):
+                        batch, coming = coming.result(), ahead.submit(next, stream)
+                        yield batch
+            begun += phase.steps
+
+    def loss(self, model: RSRefSeg, batch: Batch) -> Tensor:
+        """Add up three debts: the class of every cell, the cells that each expression finds, the masks.
+
+        Args:
+            model: In training mode.
+            batch: Images and expressions.
+
+        Returns:
+            Scalar.
+        """
+        owed = self._curriculum
+        image = model.encode_image(batch.images.contiguous(memory_format=torch.channels_last))
+        text = model.encode_text([*batch.class_token_ids, *batch.token_ids])
+        named = len(batch.class_token_ids)
+        matched = model.prompter.match(image.clip, text.pooled).float()  # (b, k + n, g, g)
+        loss = owed.alignment * alignment_loss(matched[:, :named], batch.classes, batch.looked_for)
+        found = matched[batch.image_index, torch.arange(named, matched.shape[1])]  # (n, g, g)
+        counted = batch.counted[batch.image_index]
+        loss = loss + owed.finding * finding_loss(found, batch.gt_masks, counted)
+        if len(batch.drawn) == 0:
+            return loss
+        asked = TextFeatures(*(part[named:][batch.drawn] for part in text))
+        decoded = model.decode(image, asked, batch.image_index[batch.drawn])
+        masks, counted = batch.gt_masks[batch.drawn], counted[batch.drawn]
+        return loss + drawing_loss(decoded, masks, counted, bce=owed.bce, dice=owed.dice, iou=owed.iou)
+
+    def score(self, predictor: Predictor) -> dict[str, Evaluation]:
+        """Ask about the images that are held out.
+
+        Args:
+            predictor: The model as it stands.
+
+        Returns:
+            Scores by the name of the set.
+        """
+        return {name: evaluate(predictor, images) for name, images in self._held_out.items()}
+
+    def described(self) -> dict[str, Any]:
+        """Say for a card what is taught.
+
+        Returns:
+            The curriculum, and how many images each source has.
+        """
+        return {**asdict(self._curriculum), "images": [len(source) for source, _ in self._sources]}
+
+    def _said(self, rng: np.random.Generator) -> list[tuple[str, tuple[str, ...]]]:
+        # What the grammar says about some of the images, every kind as often as the next, and each class by itself.
+        corpus: list[tuple[str, tuple[str, ...]]] = [
+            (class_words(name, rng), (name,)) for name in CLASSES for _ in range(40)
+        ]
+        for image in (source[i] for source, _ in self._sources for i in range(min(400, len(source)))):
+            small = image.resized(128)
+            seen = np.bincount(small.ids.ravel(), minlength=256)
+            things = [thing for number, thing in enumerate(small.things(), start=1) if seen[number]]
+            for referral in Grammar(things, rng, image.vocabulary).referrals(12, absent_share=0.1):
+                corpus.append((referral.expression, referral.meaning))
+                corpus.append((misspelt(referral.expression, rng), referral.meaning))
+        return corpus
+
+    def _frame(self, model: RSRefSeg, roles: list[tuple[int, str]]) -> Tensor:
+        # A direction for each meaning. Classes that the tower parts already keep theirs: the images know them.
+        rng = np.random.default_rng(self._seed)
+        rows = []
+        for place, word in roles:
+            row = torch.randn(model.preset.clip_dim)
+            if place == 0 and word in CLASSES:
+                with torch.no_grad():
+                    pooled = model.text_encoder([self._tokenizer(class_words(word, rng)) for _ in range(12)]).pooled
+                row = functional.normalize(pooled, dim=1).mean(0)
+            rows.append(row)
+        if len(roles) > model.preset.clip_dim:  # no room to stand square
+            return functional.normalize(torch.stack(rows), dim=1)
+        order = sorted(range(len(roles)), key=lambda i: roles[i][0])  # the classes first, so that they move least
+        q, r = torch.linalg.qr(torch.stack(rows)[order].T)  # (c, roles)
+        upright: Tensor = (q * r.diagonal().sign()).T
+        return upright[torch.tensor(order).argsort()]
+
+    @staticmethod
+    def _open_table(model: RSRefSeg, token_ids: Tensor) -> None:
+        # Pieces that are never said say nothing; those that now are and said nothing so far start apart.
+        embedding = model.text_encoder.tower.token_embedding
+        if not isinstance(embedding, FactorisedEmbedding):
+            return
+        table = embedding.table.weight
+        said = torch.zeros(len(table), dtype=torch.bool)
+        said[token_ids] = True
+        with torch.no_grad():
+            silent = said & (table.abs().sum(1) == 0)
+            table[silent] = nn.init.normal_(torch.empty(int(silent.sum()), table.shape[1]), std=embedding.std)
+        embedding.silence(~said)

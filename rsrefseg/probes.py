@@ -1,0 +1,185 @@
+"""Whether a model listens: questions whose right answers hang on single words, and what its confidence is worth."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from rsrefseg.datasets.labelled import LabelledImage
+from rsrefseg.datasets.referring import misspelt
+from rsrefseg.expressions import Grammar, Referral
+from rsrefseg.metrics import Overlap, auroc, calibration_error
+from rsrefseg.predictor import Predictor, Segment
+
+OPPOSITES = (("left", "right"), ("top", "bottom"), ("top left", "bottom right"), ("top right", "bottom left"))
+
+FIGURES = {
+    "n": "expressions",
+    "mIoU": "mIoU, %",
+    "deaf_mIoU": "mIoU of one answer for all expressions about an image, %",
+    "absent": "expressions about absent classes",
+    "absent_left_empty": "of these answered with an empty mask, %",
+    "opposites": "pairs of opposites",
+    "opposites_told_apart": "of these told apart, %",
+    "paraphrase_iou": "IoU between answers to paraphrases, %",
+    "upper_case_loss": "points of mIoU lost by upper case",
+    "misspelt_loss": "points of mIoU lost by a slip of the finger",
+    "predicted_iou_error": "calibration error of the predicted IoU",
+    "score_error": "calibration error of the score",
+    "score_auroc": "AUROC of the score, right masks against wrong ones",
+}
+"""Each figure of `Probes` in words."""
+
+_WORDINGS = 6
+"""How often the grammar is asked to say the same again."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What was found, in percent unless said otherwise; None where the images gave no occasion to ask."""
+
+    n: int
+    """Expressions that name something."""
+    mIoU: float  # noqa: N815 - the field's spelling
+    """Mean IoU of the answers to them."""
+    deaf_mIoU: float  # noqa: N815
+    """The same if the answer to an image's first expression served them all: the reach of who ignores words."""
+    absent: int
+    """Expressions about classes that are not there."""
+    absent_left_empty: float | None
+    """How many of these were answered with an empty mask."""
+    opposites: int
+    """Pairs such as "the left ship", "the right ship"."""
+    opposites_told_apart: float | None
+    """How many were answered so that each mask agrees more with its own truth than with the other's."""
+    paraphrase_iou: float | None
+    """Mean IoU between the answers to two wordings of one meaning."""
+    upper_case_loss: float
+    """Points of mIoU that upper case costs."""
+    misspelt_loss: float
+    """Points of mIoU that one slip of the finger costs."""
+    predicted_iou_error: float
+    """Expected calibration error of the predicted IoU against the real one, in [0, 1]."""
+    score_error: float
+    """Expected calibration error of the score against IoU > 0.5, in [0, 1]."""
+    score_auroc: float | None
+    """How well the score parts masks with IoU > 0.5 from the rest, in [0, 1]."""
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Flatten.
+
+        Returns:
+            Every figure by name.
+        """
+        return asdict(self)
+
+
+def probe(predictor: Predictor, images: Iterable[LabelledImage], per_image: int = 4, seed: int = 1) -> Probes:
+    """Ask in several ways about images with known objects.
+
+    Args:
+        predictor: Asked.
+        images: With known objects.
+        per_image: Most meanings about one image.
+        seed: Of every choice, the same for every model.
+
+    Returns:
+        The figures.
+
+    Raises:
+        ValueError: If nothing can be said about any image.
+    """
+    plain: list[float] = []
+    deaf: list[float] = []
+    upper: list[float] = []
+    slipped: list[float] = []
+    paraphrased: list[float] = []
+    told_apart: list[bool] = []
+    left_empty: list[bool] = []
+    answers: list[Segment] = []
+    for number, labelled in enumerate(images):
+        things = labelled.things()
+        rng = np.random.default_rng((seed, number))
+        grammar = Grammar(things, rng, labelled.vocabulary)
+        asked = grammar.referrals(per_image, absent_share=0.0) if things else []
+        asked = [referral for referral in asked if referral.indices]
+        wordings = _wordings(labelled, seed, number)
+        embedding = predictor.encode(labelled.image)
+
+        def ask(expressions: Sequence[str], embedding=embedding) -> list[Segment]:  # type: ignore[no-untyped-def]
+            return predictor.segment(embedding, expressions)
+
+        truths = [_truth(labelled, referral) for referral in asked]
+        found = ask([referral.expression for referral in asked])
+        answers += found
+        plain += [Overlap.of(one.mask, truth).iou for one, truth in zip(found, truths, strict=True)]
+        deaf += [Overlap.of(found[0].mask, truth).iou for truth in truths]
+        for changed, ious in ((str.upper, upper), (lambda words, rng=rng: misspelt(words, rng), slipped)):
+            others = ask([changed(referral.expression) for referral in asked])
+            ious += [Overlap.of(one.mask, truth).iou for one, truth in zip(others, truths, strict=True)]
+        for referral, one in zip(asked, found, strict=True):
+            rest = sorted(wordings[referral.meaning, referral.indices] - {referral.expression})
+            if rest:
+                [other] = ask([rest[int(rng.integers(len(rest)))]])
+                paraphrased.append(Overlap.of(one.mask, other.mask).iou)
+        told_apart += [_told_apart(labelled, pair, ask([one.expression for one in pair])) for pair in _pairs(grammar)]
+        absent = grammar.absent()
+        if absent.meaning[0] in labelled.vocabulary:
+            [one] = ask([absent.expression])
+            left_empty.append(not one.mask.any())
+    if not plain:
+        raise ValueError("nothing can be said about any of the images")
+    right = np.array(plain) > 0.5
+    return Probes(
+        n=len(plain),
+        mIoU=_percent(plain),
+        deaf_mIoU=_percent(deaf),
+        absent=len(left_empty),
+        absent_left_empty=_percent(left_empty) if left_empty else None,
+        opposites=len(told_apart),
+        opposites_told_apart=_percent(told_apart) if told_apart else None,
+        paraphrase_iou=_percent(paraphrased) if paraphrased else None,
+        upper_case_loss=_percent(plain) - _percent(upper),
+        misspelt_loss=_percent(plain) - _percent(slipped),
+        predicted_iou_error=calibration_error([one.predicted_iou for one in answers], plain),
+        score_error=calibration_error([one.score for one in answers], right),
+        score_auroc=auroc([one.score for one in answers], right),
+    )
+
+
+def _percent(values: Sequence[float]) -> float:
+    return 100 * float(np.mean(values))
+
+
+def _truth(labelled: LabelledImage, referral: Referral) -> np.ndarray:
+    return np.isin(labelled.ids, [index + 1 for index in referral.indices])
+
+
+def _wordings(labelled: LabelledImage, seed: int, number: int) -> dict[tuple[object, ...], set[str]]:
+    said: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for again in range(_WORDINGS):
+        grammar = Grammar(labelled.things(), np.random.default_rng((seed, number, again)), labelled.vocabulary)
+        for referral in grammar.all():
+            said[referral.meaning, referral.indices].add(referral.expression)
+    return said
+
+
+def _pairs(grammar: Grammar) -> list[tuple[Referral, Referral]]:
+    # At most two of an image, so that a crowded one does not outvote the rest.
+    placed = {referral.meaning: referral for referral in grammar.all() if referral.kind == "position"}
+    pairs = [
+        (placed[category, one], placed[category, other])
+        for category in sorted({meaning[0] for meaning in placed})
+        for one, other in OPPOSITES
+        if (category, one) in placed and (category, other) in placed
+    ]
+    return [pair for pair in pairs if pair[0].indices != pair[1].indices][:2]
+
+
+def _told_apart(labelled: LabelledImage, pair: tuple[Referral, Referral], found: Sequence[Segment]) -> bool:
+    truths = [_truth(labelled, referral) for referral in pair]
+    overlap = [[Overlap.of(one.mask, truth).iou for truth in truths] for one in found]
+    return overlap[0][0] > overlap[0][1] and overlap[1][1] > overlap[1][0]

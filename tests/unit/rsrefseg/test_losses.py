@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from rsrefseg.losses import dice_loss, finding_loss
+
+
+def masks(*boxes, side=16):
+    drawn = torch.zeros(len(boxes), side, side)
+    for mask, (y, x, extent) in zip(drawn, boxes, strict=True):
+        mask[y : y + extent, x : x + extent] = 1
+    return drawn
+
+
+def test_finding_the_right_cell_costs_less_than_finding_its_neighbour():
+    truth, everywhere = masks((0, 0, 4)), torch.ones(1, 16, 16)
+    right, beside = torch.full((1, 4, 4), -4.0), torch.full((1, 4, 4), -4.0)
+    right[0, 0, 0] = beside[0, 0, 1] = 4.0
+    assert finding_loss(right, truth, everywhere) < finding_loss(beside, truth, everywhere) / 10
+
+
+def test_a_small_object_is_owed_as_much_as_a_large_one():
+    everywhere, unsure = torch.ones(1, 64, 64), torch.zeros(1, 16, 16)
+    small = finding_loss(unsure, masks((0, 0, 4), side=64), everywhere)
+    large = finding_loss(unsure, masks((0, 0, 32), side=64), everywhere)
+    assert small > large / 2
+
+
+def test_what_nobody_knows_costs_nothing_to_find():
+    truth, counted = masks((0, 0, 4)), torch.ones(1, 16, 16)
+    counted[:, :, 8:] = 0
+    quiet, loud = torch.full((1, 4, 4), -9.0), torch.full((1, 4, 4), -9.0)
+    quiet[0, 0, 0] = loud[0, 0, 0] = 9.0
+    loud[:, :, 2:] = 9.0
+    assert float(finding_loss(loud, truth, counted)) == pytest.approx(float(finding_loss(quiet, truth, counted)))
+
+
+def test_an_expression_that_names_nothing_is_only_asked_to_be_quiet():
+    nothing, everywhere = torch.zeros(1, 16, 16), torch.ones(1, 16, 16)
+    assert finding_loss(torch.full((1, 4, 4), -9.0), nothing, everywhere) < 1e-3
+    assert finding_loss(torch.full((1, 4, 4), 9.0), nothing, everywhere) > 1
+
+
+def test_perfect_overlap_has_no_dice_loss_and_none_has_almost_all():
+    truth, everywhere = masks((2, 2, 8)), torch.ones(1, 16, 16)
+    assert dice_loss(40 * (truth - 0.5), truth, everywhere) < 1e-3
+    assert dice_loss(-40 * (truth - 0.5), truth, everywhere) > 0.95
