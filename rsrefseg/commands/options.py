@@ -84,22 +84,25 @@ def predictor_of(preset: str, checkpoint: Path | None, foundation: Path | None, 
     return Predictor.from_preset(preset, device, **options)
 
 
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class _WithFields(logging.Formatter):
+    """Put the fields of a log line behind its phrase; the model's room knows no log library."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {key: value for key, value in vars(record).items() if key not in _PLAIN}
+        line = super().format(record)
+        return f"{line} {json.dumps(fields, default=str)}" if fields else line
+
+
 def begin_log(level: int, form: str) -> None:
-    """Write log lines to standard error, their fields behind their phrase; the model's room knows no log library.
+    """Write log lines to standard error.
 
     Args:
         level: The least serious that is written.
         form: As `logging.Formatter` reads it.
     """
-    logging.basicConfig(level=level, format=form, stream=sys.stderr)
-    plain = set(vars(logging.makeLogRecord({})))
-
-    def fields(record: logging.LogRecord) -> bool:
-        extra = {key: value for key, value in vars(record).items() if key not in plain}
-        if extra and not hasattr(record, "shown"):
-            record.msg = f"{record.msg} {json.dumps(extra, default=str)}"
-            record.shown = True
-        return True
-
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(fields)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_WithFields(form))
+    logging.basicConfig(level=level, handlers=[handler])
