@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rsrefseg import foundation
+from rsrefseg.calibration import UNCALIBRATED, Calibration
 from rsrefseg.errors import BadCheckpoint, MissingWeights, UnknownPreset
 from rsrefseg.model import RSRefSeg
 from rsrefseg.presets import ClipText, Preset, SharedTrunk, preset_named
@@ -36,6 +37,18 @@ class Config:
     preset: Preset
     holds: Holds
     """"adapters" stands for all that training changed: adapters, prompter, prompt encoder and mask decoder."""
+    calibration: Calibration = UNCALIBRATED
+
+    def as_json(self) -> str:
+        """Write the file.
+
+        Returns:
+            Its text; a calibration that changes nothing is left out.
+        """
+        described: dict[str, object] = {"preset": self.preset.as_dict(), "holds": self.holds}
+        if self.calibration != UNCALIBRATED:
+            described["calibration"] = asdict(self.calibration)
+        return json.dumps(described, indent=2) + "\n"
 
 
 def shipped(name: str) -> Path:
@@ -113,8 +126,7 @@ def write(state: dict[str, Tensor], config: Config, folder: Path, card: str, *, 
         name: value if storages[value.untyped_storage().data_ptr()] == name else value.clone()
         for name, value in stored.items()
     }
-    described = {"preset": config.preset.as_dict(), "holds": config.holds}
-    (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
+    (folder / CONFIG).write_text(config.as_json())
     (folder / CARD).write_text(card)
     save_file(stored, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone; packages are for everyone
@@ -135,13 +147,27 @@ def read_config(folder: Path) -> Config:
     try:
         described = json.loads((folder / CONFIG).read_text())
         preset, holds = Preset.from_dict(described["preset"]), described["holds"]
+        found = described.get("calibration")
+        calibration = Calibration(**found) if found else UNCALIBRATED
     except OSError as exc:
         raise BadCheckpoint(f"{folder} is not a checkpoint: {CONFIG} is missing") from exc
     except (ValueError, KeyError, TypeError, AttributeError, UnknownPreset) as exc:
         raise BadCheckpoint(f"the checkpoint in {folder} is damaged: {exc}") from exc
     if holds not in ("everything", "adapters"):
         raise BadCheckpoint(f"the checkpoint in {folder} is damaged: it holds {holds!r}")
-    return Config(preset, holds)
+    return Config(preset, holds, calibration)
+
+
+def calibrate(folder: Path, calibration: Calibration) -> None:
+    """Say anew what a checkpoint's scores are worth; its weights stay.
+
+    Args:
+        folder: Written by `save`.
+        calibration: From answers of known truth.
+    """
+    fresh = folder / (CONFIG + ".part")
+    fresh.write_text(replace(read_config(folder), calibration=calibration).as_json())
+    fresh.replace(folder / CONFIG)
 
 
 def load(folder: Path, foundation_folder: Path | None = None) -> RSRefSeg:
@@ -244,11 +270,14 @@ def version(folder: Path) -> str:
     Returns:
         "<preset>@<8 hexadecimal digits>".
     """
-    preset = read_config(folder).preset
+    config = read_config(folder)
+    preset = config.preset
     with (folder / WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     if preset.lora:
         digest.update(repr(preset.lora).encode())  # the same adapters at another scale draw other masks
+    if config.calibration != UNCALIBRATED:
+        digest.update(repr(config.calibration).encode())
     return f"{preset.name}@{digest.hexdigest()[:8]}"
 
 

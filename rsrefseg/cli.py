@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from rsrefseg.commands.evaluate import evaluate, probe
+from rsrefseg.commands.evaluate import calibrate, evaluate, probe
 from rsrefseg.commands.segment import scenes, segment
 from rsrefseg.commands.train import train, train_tiny
 from rsrefseg.commands.weights import convert, weights
@@ -29,5 +29,5 @@ def main() -> None:
     """Masks of overhead images from words."""
 
 
-for command in (segment, scenes, evaluate, probe, train, train_tiny, weights, convert):
+for command in (segment, scenes, evaluate, probe, calibrate, train, train_tiny, weights, convert):
     main.add_command(command)

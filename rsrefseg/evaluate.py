@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
+from rsrefseg.calibration import UNCALIBRATED, Calibration
 from rsrefseg.datasets.grammar_samples import grammar_samples
 from rsrefseg.datasets.labelled import LabelledImage
 from rsrefseg.datasets.sample import CorruptRow, Sample
@@ -174,6 +175,30 @@ def evaluate_samples(
             f"the results kept so far are of another set, which has sample {min(strangers)}: choose another --out"
         )
     return Evaluation.of(results, corrupt)
+
+
+def calibrate(predictor: Predictor, samples: Iterable[Sample | CorruptRow]) -> Calibration:
+    """Find out what a predictor's confidence is worth.
+
+    Args:
+        predictor: Asked; what it was calibrated to before is set aside meanwhile.
+        samples: That were not learnt from.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        BadDataset: If there are too few samples to tell.
+    """
+    before, predictor.calibration = predictor.calibration, UNCALIBRATED
+    try:
+        results = evaluate_samples(predictor, samples).results
+    finally:
+        predictor.calibration = before
+    try:
+        return Calibration.fit([r.score for r in results], [r.overlap.iou > 0.5 for r in results])
+    except ValueError as exc:
+        raise BadDataset(f"the set does not tell what the scores are worth: {exc}") from exc
 
 
 def mask_path(folder: Path, sample_id: str) -> Path:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from rsrefseg import checkpoint
 from rsrefseg.cache import FeatureCache
+from rsrefseg.calibration import UNCALIBRATED, Calibration
 from rsrefseg.errors import BadImage
 from rsrefseg.features import ImageFeatures, TextFeatures
 from rsrefseg.model import Decoded, RSRefSeg
@@ -48,7 +49,8 @@ class Segment:
     mask: np.ndarray
     """(h, w) bool at the image's own size; all false where nothing fits the words."""
     score: float
-    """Confidence in [0, 1] that the mask is right: the predicted IoU times how decided the pixels are."""
+    """The chance that the mask's IoU is above one half, in [0, 1]: the predicted IoU times how decided the pixels are,
+    calibrated where the checkpoint was."""
     predicted_iou: float
     """The mask decoder's own estimate, in [0, 1]."""
 
@@ -64,6 +66,7 @@ class Predictor:
         dtype: "float32", "bfloat16" or "float16"; what that would spoil is computed in float32 all the same.
         compile: Compile the image encoder, which makes the first image slow and those after it faster.
         cache_bytes: Most memory for features of images that may be asked about again; 0 for none.
+        calibration: What its confidence is worth.
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class Predictor:
         dtype: Dtype = "float32",
         compile: bool = False,
         cache_bytes: int = CACHE_BYTES,
+        calibration: Calibration = UNCALIBRATED,
     ) -> None:
+        self.calibration = calibration
         self.dtype = dtype_named(dtype)
         lower(model, self.dtype)
         self.model = model.to(device).eval()
@@ -148,6 +153,7 @@ class Predictor:
             dtype=dtype,
             compile=compile,
             cache_bytes=cache_bytes,
+            calibration=checkpoint.read_config(folder).calibration,
         )
 
     def encode(self, image: np.ndarray) -> ImageEmbedding:
@@ -249,7 +255,7 @@ class Predictor:
         probability = torch.sigmoid(low_res_logits.float())
         inside = probability > 0.5
         decided = float(probability[inside].mean()) if bool(inside.any()) else 1 - float(probability.max())
-        return Segment(expression, mask, predicted_iou * decided, predicted_iou)
+        return Segment(expression, mask, self.calibration.score(predicted_iou * decided), predicted_iou)
 
 
 def check_image(image: np.ndarray) -> None:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rsrefseg.commands.options import BENCHMARKS, HELD_OUT_SEED, SCENE_SIZE, model_options, predictor_of
+from rsrefseg.commands.options import (
+    BENCHMARKS,
+    CALIBRATION_SEED,
+    HELD_OUT_SEED,
+    SCENE_SIZE,
+    model_options,
+    predictor_of,
+)
 
 if TYPE_CHECKING:
     from rsrefseg.datasets import CorruptRow, LabelledImage, Sample
@@ -150,6 +157,28 @@ def probe(
     Console().print(table)
 
 
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--dataset", type=click.Choice([*BENCHMARKS, "instances", "scenes"]), required=True)
+@click.option("--root", type=click.Path(path_type=Path), help="The dataset's folder.")
+@click.option("--split", default="val", show_default=True, help="Images that were not learnt from.")
+@click.option("--count", type=click.IntRange(1), default=200, show_default=True, help="Scenes to draw.")
+@click.option("--foundation", type=click.Path(path_type=Path), help="Foundation weights, if not where fetch puts them.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+def calibrate(
+    folder: Path, dataset: str, root: Path | None, split: str, count: int, foundation: Path | None, device: str
+) -> None:
+    """Make the scores of the checkpoint in FOLDER chances that a mask is right; its masks stay as they are."""
+    from rsrefseg import Predictor, checkpoint
+    from rsrefseg.evaluate import calibrate as run
+
+    _check_usage(dataset, root)
+    read, _ = _samples(dataset, root, split, count, CALIBRATION_SEED)
+    found = run(Predictor.from_checkpoint(folder, device, foundation), read())
+    checkpoint.calibrate(folder, found)
+    click.echo(f"{checkpoint.version(folder)}: slope {found.slope:.3f}, bias {found.bias:.3f}")
+
+
 def _check_usage(
     dataset: str, root: Path | None, out: Path | None = None, resume: bool = False, sheet: Path | None = None
 ) -> None:
@@ -164,13 +193,13 @@ def _check_usage(
 
 
 def _samples(
-    dataset: str, root: Path | None, split: str, count: int
+    dataset: str, root: Path | None, split: str, count: int, first_seed: int = HELD_OUT_SEED
 ) -> tuple[Callable[[], Iterator[Sample | CorruptRow]], int | None]:
     # A set that can be read several times, and how many rows it has where that is cheap to know.
     from rsrefseg.datasets import grammar_samples, read_benchmark, read_instance_rows
 
     if dataset == "scenes":
-        return lambda: grammar_samples(_drawn(count)), None
+        return lambda: grammar_samples(_drawn(count, first_seed)), None
     assert root is not None
     if dataset == "instances":
         return lambda: grammar_samples(read_instance_rows(root, split)), None
@@ -178,12 +207,12 @@ def _samples(
     return lambda: read_benchmark(dataset, root, split), sum(1 for _ in read_benchmark(dataset, root, split))
 
 
-def _drawn(count: int) -> Iterator[tuple[str, LabelledImage]]:
+def _drawn(count: int, first_seed: int = HELD_OUT_SEED) -> Iterator[tuple[str, LabelledImage]]:
     from rsrefseg.datasets import LabelledImage
     from rsrefseg.expressions import SYNONYMS
     from rsrefseg.scenes import draw_scene
 
-    for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + count):
+    for seed in range(first_seed, first_seed + count):
         scene = draw_scene(seed, SCENE_SIZE)
         yield f"scene-{seed}", LabelledImage.of(scene.image, scene.things, tuple(SYNONYMS))
 

@@ -23,6 +23,9 @@ SCENE_SIZE = 512
 HELD_OUT_SEED = 1_000_000_000
 """Drawn scenes from this seed on are never trained on."""
 
+CALIBRATION_SEED = 1_500_000_000
+"""Scenes from this seed on say what scores are worth; they are neither trained nor scored on."""
+
 _OPTIONS = "rsrefseg.options"
 """Where options that only `predictor_of` reads wait for it."""
 
