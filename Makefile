@@ -42,6 +42,7 @@ lint: $(VENV)/.ready
 
 train-tiny: $(VENV)/.ready
 	$(VENV)/bin/rsrefseg train-tiny --out '$(OUT)' $(if $(INSTANCES),--instances '$(INSTANCES)') --resume
+	$(VENV)/bin/rsrefseg calibrate '$(OUT)/checkpoint' --dataset scenes
 
 # Installs Debian's chromium where nobody has to be asked; elsewhere the browser tests say what is missing and skip.
 browser:

@@ -146,7 +146,11 @@ def train(
     "--instances", type=click.Path(path_type=Path), help="Folder with train.json, dev.json and images/ (COCO)."
 )
 @click.option(
-    "--pace", type=click.FloatRange(0.001), default=1.0, show_default=True, help="Share of the curriculum's steps."
+    "--pace",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the curriculum's steps.",
 )
 def train_tiny(
     out: Path,

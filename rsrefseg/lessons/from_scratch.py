@@ -67,12 +67,13 @@ class Curriculum:
         """Hurry, or take more time.
 
         Args:
-            pace: Share of every phase's steps.
+            pace: Share of all steps.
 
         Returns:
             The same phases, longer or shorter.
         """
-        return replace(self, phases=tuple(replace(p, steps=max(1, round(p.steps * pace))) for p in self.phases))
+        phases = tuple(replace(phase, steps=max(1, round(phase.steps * pace))) for phase in self.phases)
+        return replace(self, phases=phases, word_steps=max(1, round(self.word_steps * pace)))
 
 
 class FromScratch:
