@@ -60,8 +60,9 @@ def test_a_redis_that_is_away_is_named(command: str, taken: socket.socket) -> No
     assert "Redis" in sentence
 
 
-def test_a_courier_without_a_key_says_where_to_get_one() -> None:
-    sentence = one_sentence(run("courier"))
+@pytest.mark.parametrize("command", [["courier"], ["prelabel", "--project", "3"]])
+def test_a_command_without_a_key_says_where_to_get_one(command: list[str]) -> None:
+    sentence = one_sentence(run(*command))
     assert "LABEL_STUDIO_API_KEY" in sentence
     assert "Account & Settings" in sentence
 
