@@ -68,6 +68,7 @@ class Fleet:
     COMMANDS = {  # noqa: RUF012 - never changed
         "web": ["rsrefseg-backend", "web"],
         "worker": ["rsrefseg-worker", "run", "--gpus", "cpu"],
+        "simulated": ["rsrefseg-worker", "run", "--simulate", "0.01"],
         "courier": ["rsrefseg-backend", "courier"],
     }
 
