@@ -69,6 +69,7 @@ def prelabel(project_id: int, limit: int | None, wait: bool, as_json: bool) -> N
         settings = Settings.load()
         label_studio = LabelStudio.of(settings)
         with JobQueue.open(settings) as queue:
+            queue.ping()
             work = Prelabel(queue, label_studio, project_id, Console(stderr=True))
             ended = False
             try:

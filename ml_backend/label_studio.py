@@ -32,8 +32,8 @@ AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
 SHOWN = 300
 """How much of Label Studio's own words goes into a sentence of ours, in characters."""
 
-PAGE = 500
-"""Tasks on one page of a project's list."""
+PAGE = 200
+"""Tasks on one page of a project's list: Label Studio itself loads their masks for it, though it sends none."""
 
 UNREAD_COLUMNS = (
     "annotations_ids",

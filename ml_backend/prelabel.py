@@ -19,7 +19,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from ml_backend.errors import LabelStudioAway
 from ml_backend.intake import Taken, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
-from ml_backend.label_studio import PAGE, LabelStudio
+from ml_backend.label_studio import LabelStudio
 from ml_backend.protocol import ListedTask
 from workers.contract import PredictJob
 from workers.queue import JobQueue, QueueFull, RedisAway
@@ -32,6 +32,9 @@ LONGEST_PAUSE_S = 15.0
 
 LOOK_S = 0.2
 """How often the requests on their way are looked at, in seconds."""
+
+LOOKED_AT = 500
+"""How many of them, the oldest first."""
 
 QUIET_S = 60.0
 """After how long without any mask the person who waits is told where to look."""
@@ -186,7 +189,7 @@ class Prelabel:
 
     def _few(self, limit: int | None) -> int:
         # More than the queue may hold would never be taken; with half of it the workers need not run dry first.
-        few = min(PAGE, max(1, self._queue.settings.queue_limit // 2))
+        few = max(1, self._queue.settings.queue_limit // 2)
         return few if limit is None else min(few, limit - self.tally.enqueued)
 
     def _take_in(self, tasks: Sequence[ListedTask], config: LabelConfig, version: str | None) -> Sequence[PredictJob]:
@@ -204,7 +207,7 @@ class Prelabel:
         self.tally.delivered = self.tally.failed = 0
         heard_at = time.monotonic()
         while self._pending:
-            oldest = [self._pending.popleft().hex() for _ in range(min(PAGE, len(self._pending)))]
+            oldest = [self._pending.popleft().hex() for _ in range(min(LOOKED_AT, len(self._pending)))]
             states = self._through_outages(self._queue.states, oldest)
             self.tally.delivered += states.count("delivered")
             self.tally.failed += states.count("failed")
@@ -223,4 +226,4 @@ class Prelabel:
 
     def _say_why(self, state: RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome:
-            self._console.print(f"{state.outcome.exception()} Trying again.", style="yellow")
+            self._console.print(f"{state.outcome.exception()} Trying again.", style="yellow", markup=False)
