@@ -192,26 +192,25 @@ def test_without_a_worker_ever_everything_is_enqueued_and_that_is_said(
 
 def test_a_full_queue_is_waited_for(served: JobQueue, settings: Settings, label_studio: StandInLabelStudio) -> None:
     small = JobQueue(served.redis, settings.model_copy(update={"queue_limit": 4}))
-    most = 0
+    work = prelabel(small, label_studio)
+    most: list[int] = []
     ended = threading.Event()
 
     def take_one_after_the_other() -> None:
-        nonlocal most
-        while not ended.wait(0.1):
-            most = max(most, small.gpu.count)
+        wait_for(lambda: "would pass the limit" in said(work))
+        while not ended.wait(0.05):
+            most.append(small.gpu.count)
             small.redis.lpop(small.gpu.key)
 
     worker = threading.Thread(target=take_one_after_the_other)
     worker.start()
-    work = prelabel(small, label_studio)
     try:
         work.run()
     finally:
         ended.set()
         worker.join()
     assert work.tally.enqueued == 8
-    assert most <= 4
-    assert "would pass the limit" in said(work)
+    assert max(most) <= 4
 
 
 # From here on with the command, and with worker and courier in processes of their own.
