@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,6 +14,9 @@ from workers import logs
 from workers.complaint import complaining
 from workers.errors import WorkersError
 from workers.settings import Settings
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 @click.group()
@@ -45,6 +50,39 @@ def courier() -> None:
         from ml_backend.courier_worker import run
 
         run(settings)
+
+
+@main.command()
+@click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
+@click.option("--limit", type=click.IntRange(1), help="Enqueue at most so many tasks.")
+@click.option("--wait", is_flag=True, help="Stay until they are done; the exit code says whether all got their mask.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def prelabel(project_id: int, limit: int | None, wait: bool, as_json: bool) -> None:
+    """Ask for the masks of all tasks of a project that have none of the current model version."""
+    from rich.console import Console
+
+    from ml_backend.label_studio import LabelStudio
+    from ml_backend.prelabel import Prelabel
+    from workers.queue import JobQueue
+
+    with complaining(BackendError, WorkersError):
+        settings = Settings.load()
+        label_studio = LabelStudio.of(settings)
+        with JobQueue.open(settings) as queue:
+            queue.ping()
+            work = Prelabel(queue, label_studio, project_id, Console(stderr=True))
+            ended = False
+            try:
+                work.run(limit, wait=wait)
+                ended = True
+            except KeyboardInterrupt:
+                sys.exit(INTERRUPTED)
+            finally:
+                if as_json or work.tally.tasks:
+                    click.echo(json.dumps(asdict(work.tally)) if as_json else str(work.tally))
+                if not ended:
+                    click.echo("Stopped. The same command goes on where this one ended.", err=True)
+    sys.exit(int(bool(work.tally.failed or (wait and work.tally.unaskable))))
 
 
 @main.command()

@@ -81,14 +81,11 @@ def run(settings: Settings) -> None:
         settings: Where Label Studio and Redis are.
 
     Raises:
-        StartFailed: If there is no key, or Label Studio does not accept it.
+        StartFailed: If Label Studio does not accept our key.
     """
-    key = settings.label_studio_api_key.get_secret_value()
-    if not key:
-        raise StartFailed("LABEL_STUDIO_API_KEY is not set: copy a token from Account & Settings of Label Studio.")
+    label_studio = LabelStudio.of(settings)
     with JobQueue.open(settings) as queue:
         queue.ping()
-        label_studio = LabelStudio(settings.label_studio_url, key)
         try:
             label_studio.check_key()
         except KeyRefused as exc:

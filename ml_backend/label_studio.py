@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import httpx
 from label_studio_sdk import LabelStudio as Client
 from label_studio_sdk.core.api_error import ApiError
 
-from ml_backend.errors import KeyRefused, LabelStudioAway, LabelStudioRefused, NotFound, RequestRefused, TaskGone
+from ml_backend.errors import (
+    KeyRefused,
+    LabelStudioAway,
+    LabelStudioRefused,
+    NotFound,
+    RequestRefused,
+    StartFailed,
+    TaskGone,
+)
+from ml_backend.protocol import TaskPage
+from workers.settings import Settings
 
 TIMEOUT_S = 60.0
 """Longest that one call may take; a prediction with many masks is megabytes of JSON."""
@@ -20,6 +31,23 @@ AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 SHOWN = 300
 """How much of Label Studio's own words goes into a sentence of ours, in characters."""
+
+PAGE = 200
+"""Tasks on one page of a project's list: Label Studio itself loads their masks for it, though it sends none."""
+
+UNREAD_COLUMNS = (
+    "annotations_ids",
+    "annotations_results",
+    "annotators",
+    "avg_lead_time",
+    "completed_at",
+    "draft_exists",
+    "file_upload",
+    "predictions_results",
+    "predictions_score",
+    "storage_filename",
+)
+"""Columns of the Data Manager that Label Studio computes for each task unless they are hidden."""
 
 
 class Stored(NamedTuple):
@@ -47,6 +75,24 @@ class LabelStudio:
             # No retries here: a create that is sent twice is stored twice. Waiting is the courier's business.
             self._client = Client(base_url=url, api_key=api_key, timeout=timeout_s, max_retries=0)
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Connect to the Label Studio of the settings.
+
+        Args:
+            settings: Its address and our key.
+
+        Returns:
+            The connection.
+
+        Raises:
+            StartFailed: If there is no key.
+        """
+        key = settings.label_studio_api_key.get_secret_value()
+        if not key:
+            raise StartFailed("LABEL_STUDIO_API_KEY is not set: copy a token from Account & Settings of Label Studio.")
+        return cls(settings.label_studio_url, key)
+
     def check_key(self) -> str:
         """Ask whether Label Studio accepts our key.
 
@@ -64,9 +110,40 @@ class LabelStudio:
 
         Returns:
             The config as XML.
+
+        Raises:
+            NotFound: If there is no such project, or it is not shown to us.
         """
+        try:
+            with self._renaming_errors():
+                return self._client.projects.get(id=project_id).label_config or ""
+        except NotFound as exc:
+            raise NotFound(
+                f"Label Studio at {self.url} shows us no project {project_id}; the address of its page has its number."
+            ) from exc
+
+    def tasks(self, project_id: int, after: int = 0, page_size: int = PAGE) -> TaskPage:
+        """List some tasks of a project, with the model versions of their predictions and without the predictions.
+
+        Args:
+            project_id: The project.
+            after: The id of the task before the first one; unlike a page's number it holds while tasks are deleted.
+            page_size: Most tasks to list; Label Studio may be set to give fewer.
+
+        Returns:
+            The tasks in the order of their ids, and how many there are from the first of them on.
+        """
+        hidden = [f"tasks:{column}" for column in UNREAD_COLUMNS]
+        newer = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": after}
+        query = {
+            "filters": {"conjunction": "and", "items": [newer]},
+            "ordering": ["tasks:id"],
+            "hiddenColumns": {"explore": hidden, "labeling": hidden},
+        }
+        # Raw addresses, as /predict is sent them, lest the same request has two keys.
+        where = {"project": project_id, "page_size": page_size, "query": json.dumps(query), "resolve_uri": "false"}
         with self._renaming_errors():
-            return self._client.projects.get(id=project_id).label_config or ""
+            return TaskPage.model_validate_json(self._read("api/tasks/", where))
 
     def predictions(self, *, task_id: int | None = None, project_id: int | None = None) -> list[Stored]:
         """List the predictions of one task or of a whole project.
@@ -121,6 +198,13 @@ class LabelStudio:
         """
         with suppress(NotFound), self._renaming_errors():
             self._client.predictions.delete(id=prediction_id)
+
+    def _read(self, path: str, params: dict[str, Any]) -> bytes:
+        # By the SDK's connection and not by its method: the objects that it builds take half a second for a page.
+        response: httpx.Response = self._client._client_wrapper.httpx_client.request(path, method="GET", params=params)
+        if not response.is_success:
+            raise ApiError(status_code=response.status_code, body=response.text)
+        return response.content
 
     @contextmanager
     def _renaming_errors(self, task_id: int | None = None) -> Iterator[None]:

@@ -60,6 +60,27 @@ class Task(Sent):
     data: dict[str, Any]
 
 
+def _at_commas(value: object) -> object:
+    # One text for all of a task's predictions; Label Studio cuts it after 500 characters.
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value or ()
+
+
+class ListedTask(Task):
+    """A task as the API lists it, with what is to be known of its predictions."""
+
+    model_versions: Annotated[
+        tuple[str, ...], BeforeValidator(_at_commas), Field(alias="predictions_model_versions")
+    ] = ()
+
+
+class TaskPage(Sent):
+    """GET /api/tasks: some of a project's tasks."""
+
+    tasks: tuple[ListedTask, ...]
+    total: int
+    """How many there are from the first of this page on."""
+
+
 class Typed(Sent):
     """The value of a result, as far as it is text."""
 

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from ml_backend.errors import BadRequest, Malformed, Unaskable
+from ml_backend.intake import take_in
 from ml_backend.label_config import LabelConfig, read_label_config
 from ml_backend.protocol import Context, PredictRequest, Sent, SetupRequest, Task, Webhook
-from ml_backend.translate import answer_to_prediction, task_to_job, unaskable_key, unaskable_to_failure
-from workers.contract import Answer, PredictJob
-from workers.queue import Event, Failure, JobQueue, QueueFull, RedisAway
+from ml_backend.translate import answer_to_prediction, task_to_job
+from workers.contract import Answer
+from workers.queue import Event, JobQueue, QueueFull, RedisAway
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -87,8 +88,6 @@ class Routes:
         self.settings = settings
         self.queue = queue
         self._waiting = threading.BoundedSemaphore(max(1, settings.web_threads - FREE_THREADS))
-        # Label Studio sends the extra parameters to /setup alone, but before each /predict that is not interactive.
-        self._expression_fields: dict[int, str | None] = {}
 
     def health(self) -> dict[str, Any]:
         """Say whether requests can be taken.
@@ -107,7 +106,8 @@ class Routes:
         """
         sent = _read(SetupRequest)
         read_label_config(sent.label_config)
-        self._expression_fields[sent.project] = sent.extra_params.expression_field
+        # Label Studio sends the extra parameters here alone.
+        self.queue.keep_expression_field(sent.project, sent.extra_params.expression_field)
         return self._version()
 
     def predict(self) -> dict[str, Any]:
@@ -118,24 +118,16 @@ class Routes:
             waits in the editor, the regions.
         """
         sent = _read(PredictRequest)
-        config = read_label_config(sent.label_config, self._expression_fields.get(sent.project))
+        config = read_label_config(sent.label_config, self.queue.expression_field(sent.project))
         version = self.queue.model_version() or ""
         if sent.params.context is not None:
             return {"results": [self._draw(task, sent, config, version, sent.params.context) for task in sent.tasks]}
-        jobs: list[PredictJob] = []
-        failures: list[Failure] = []
-        for task in sent.tasks:
-            try:
-                jobs.append(task_to_job(task, sent.project, config, version))
-            except Unaskable as exc:
-                failures.append(unaskable_to_failure(task, sent.project, config, exc))
         opened = len(sent.tasks) == 1
-        new = self.queue.submit(jobs, front=opened)
-        self._list_failures(sent, failures)
-        facts = {"project_id": sent.project, "tasks": len(sent.tasks), "new": new, "unaskable": len(failures)}
-        log.info("tasks taken", extra=facts)
-        if opened and jobs:
-            self._wait_until_settled(jobs[0].key)
+        taken = take_in(self.queue, sent.tasks, sent.project, config, version, front=opened)
+        counts = {"tasks": len(sent.tasks), "new": taken.new, "unaskable": taken.unaskable}
+        log.info("tasks taken", extra={"project_id": sent.project, **counts})
+        if opened and taken.jobs:
+            self._wait_until_settled(taken.jobs[0].key)
         return {"results": [[] for _ in sent.tasks]}
 
     def webhook(self) -> dict[str, Any]:
@@ -169,15 +161,6 @@ class Routes:
         # Without a version the key is left out: Label Studio would store a null and then fail to save predictions.
         version = self.queue.model_version()
         return {} if version is None else {"model_version": version}
-
-    def _list_failures(self, sent: PredictRequest, failures: list[Failure]) -> None:
-        # A task that could not be asked before and was repaired leaves the list.
-        known = {failure.key for failure in self.queue.failures(sent.project)}
-        repaired = {unaskable_key(sent.project, task.id) for task in sent.tasks} - {failure.key for failure in failures}
-        for key in known & repaired:
-            self.queue.clear_failure(key)
-        for failure in failures:
-            self.queue.record_failure(failure)
 
     def _wait_until_settled(self, key: str) -> None:
         # Label Studio reads its predictions again after we answered, so what the courier delivers meanwhile is shown.

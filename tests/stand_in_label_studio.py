@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.factories import make_image_uri
+
 KEY = "fedcba9876543210fedcba9876543210fedcba98"
 CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
@@ -63,6 +65,10 @@ class StandInLabelStudio:
     key: str = KEY
     config: str = CONFIG
     tasks: set[int] = field(default_factory=lambda: {7, 8})
+    data: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What tasks hold that are not like the others."""
+    page_limit: int = 10_000
+    """The most tasks that it lists at once."""
     predictions: dict[int, dict[str, Any]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     """Method and path of every call, in order."""
@@ -74,7 +80,7 @@ class StandInLabelStudio:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def misbehave(self, method: str, *behaviours: Behaviour) -> None:
-        """Behave like this at the next calls of that method about predictions, one each."""
+        """Behave like this at the next calls of that method about predictions or tasks, one each."""
         self._moods += [(method, behaviour) for behaviour in behaviours]
 
     def mood(self, method: str, path: str) -> Behaviour:
@@ -82,7 +88,7 @@ class StandInLabelStudio:
         with self._lock:
             self.calls.append(f"{method} {path}")
             for number, (meant, behaviour) in enumerate(self._moods):
-                if meant == method and path.startswith("/api/predictions"):
+                if meant == method and path.startswith(("/api/predictions", "/api/tasks")):
                     del self._moods[number]
                     return behaviour
         return lambda carry: carry()
@@ -94,8 +100,10 @@ class StandInLabelStudio:
             match method, address.path.strip("/").split("/"):
                 case "GET", ["api", "current-user", "whoami"]:
                     return 200, {"id": 1, "email": "admin@example.com"}
-                case "GET", ["api", "projects", _]:
+                case "GET", ["api", "projects", "1"]:
                     return 200, {"id": 1, "title": "stand-in", "label_config": self.config}
+                case "GET", ["api", "tasks"]:
+                    return 200, self.page(parse_qs(address.query))
                 case "GET", ["api", "predictions"]:
                     task = int(parse_qs(address.query)["task"][0])
                     if task not in self.tasks:
@@ -112,6 +120,22 @@ class StandInLabelStudio:
                 case "DELETE", ["api", "predictions", number]:
                     return (204, None) if self.predictions.pop(int(number), None) else (404, {"detail": "Not found."})
         return 404, {"detail": "Not found."}
+
+    def page(self, query: dict[str, list[str]]) -> dict[str, Any]:
+        """Some of the tasks, as the Data Manager's query says; addresses in them are left as they are."""
+        asked = json.loads(query["query"][0])
+        [newer] = asked["filters"]["items"]
+        assert (newer["filter"], newer["operator"], asked["ordering"]) == ("filter:tasks:id", "greater", ["tasks:id"])
+        assert query["resolve_uri"] == ["false"]
+        assert "tasks:predictions_model_versions" not in asked["hiddenColumns"]["explore"]
+        left = sorted(number for number in self.tasks if number > newer["value"])
+        size = min(int(query["page_size"][0]), self.page_limit)
+        return {"total": len(left), "tasks": [self._listed(number) for number in left[:size]]}
+
+    def _listed(self, number: int) -> dict[str, Any]:
+        versions = {one["model_version"] for one in self.predictions.values() if one["task"] == number}
+        data = self.data.get(number, {"image": make_image_uri(), "expression": "the ship"})
+        return {"id": number, "data": data, "predictions_model_versions": ",".join(versions)}
 
 
 def _invalid(reason: str) -> Answer:

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
+
+import numpy as np
 
 from workers.images import ImageFetcher
 from workers.queue import JobQueue
 
-if TYPE_CHECKING:
-    from rsrefseg import Predictor  # imports torch
+
+class Segmented(Protocol):
+    """What a model says of one expression, as `rsrefseg.predictor.Segment` does."""
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(h, w) bool at the image's own size."""
+
+    @property
+    def score(self) -> float:
+        """Confidence in [0, 1]."""
+
+    @property
+    def predicted_iou(self) -> float:
+        """The model's own estimate in [0, 1]."""
+
+
+class Model(Protocol):
+    """The door of `rsrefseg.Predictor`, as far as a worker goes through it; naming the class would import torch."""
+
+    version: str
+
+    def encode(self, image: np.ndarray, /) -> Any:
+        """Do what is done once for an image."""
+
+    def segment(self, image: Any, expressions: Sequence[str], /) -> Sequence[Segmented]:
+        """Find what each expression refers to in what `encode` made."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +46,7 @@ class Bench:
 
     queue: JobQueue
     images: ImageFetcher
-    predictor: Predictor
+    predictor: Model
 
 
 _laid_out: Bench | None = None

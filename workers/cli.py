@@ -24,6 +24,8 @@ NO_GPU = "No such GPU is to be seen from here: mend the driver, or use --gpus cp
 
 NO_TORCH = "This installation has no torch: a worker needs the extra, as in pip install 'rsrefseg[worker]'."
 
+PRETEND = "There are no GPUs to find with --simulate: say which to pretend, as in --gpus 0,1,2."
+
 
 @click.group()
 @click.version_option(package_name="rsrefseg")
@@ -36,20 +38,30 @@ def main() -> None:
     "--gpus", metavar="cpu|all|0,2", help="Where the model runs: one process for each GPU.  [default: all, or cpu]"
 )
 @click.option("--queue", type=click.Choice([GPU]), default=GPU, show_default=True, help="Which jobs to take.")
-def run(gpus: str | None, queue: str) -> None:
+@click.option(
+    "--simulate",
+    metavar="SECONDS_PER_IMAGE",
+    type=click.FloatRange(0),
+    help="Sleep in place of the model; all else is real. --gpus 0,1,2 then pretends that there are three.",
+)
+def run(gpus: str | None, queue: str, simulate: float | None) -> None:
     """Load the model and take jobs until Ctrl-C."""
     with complaining(WorkersError):
         settings = Settings.load()
-    _require_torch()
+    if simulate is None:
+        _require_torch()
     logs.configure(settings.log_level)
-    chosen = _choose_gpus(gpus, settings)
+    chosen = _choose_gpus(gpus, settings) if simulate is None else _pretend_gpus(gpus)
     if len(chosen) > 1:
         from workers.supervisor import supervise  # Only many processes need one.
 
-        command = [sys.executable, "-m", "workers.cli", "run", "--queue", queue, "--gpus"]
-        sys.exit(supervise([[*command, gpu] for gpu in chosen], hopeless=USAGE))
-    else:
+        command = [sys.executable, "-m", "workers.cli", "run", "--queue", queue]
+        command += [] if simulate is None else ["--simulate", str(simulate)]
+        sys.exit(supervise([[*command, "--gpus", gpu] for gpu in chosen], hopeless=USAGE))
+    elif simulate is None:
         _run_one(settings, *chosen)
+    else:
+        _simulate_one(settings, simulate)
 
 
 def _require_torch() -> None:
@@ -73,6 +85,20 @@ def _run_one(settings: Settings, gpu: str | None = None) -> None:
         predictor = load(settings, "cpu" if gpu is None else "cuda")
     with complaining(WorkersError), JobQueue.open(settings) as queue:
         serve(queue, predictor)
+
+
+def _simulate_one(settings: Settings, seconds_per_image: float) -> None:
+    from workers.simulated import SimulatedPredictor
+    from workers.worker import serve
+
+    with complaining(WorkersError), JobQueue.open(settings) as queue:
+        serve(queue, SimulatedPredictor(seconds_per_image))
+
+
+def _pretend_gpus(wanted: str | None) -> list[str]:
+    if wanted == "all":
+        raise Complaint(PRETEND)
+    return wanted.split(",") if wanted and wanted != "cpu" else []
 
 
 def _choose_gpus(wanted: str | None, settings: Settings) -> list[str]:

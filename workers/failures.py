@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
@@ -121,16 +122,16 @@ class FailureList:
             pipe.zadd(self._index, {failure.key: failure.at.timestamp()})
             pipe.execute()
 
-    def drop(self, request_key: str, pipe: Pipeline | None = None) -> None:
-        """Take a failure off the list.
+    def drop(self, request_keys: Sequence[str], pipe: Pipeline | None = None) -> None:
+        """Take failures off the list.
 
         Args:
-            request_key: The request's key.
+            request_keys: The requests' keys; at least one.
             pipe: To send it with.
         """
         redis = self._redis if pipe is None else pipe
-        redis.delete(self.key_of(request_key))
-        redis.zrem(self._index, request_key)
+        redis.delete(*map(self.key_of, request_keys))
+        redis.zrem(self._index, *request_keys)
 
     def all(self) -> list[Failure]:
         """Read the list.

@@ -14,8 +14,9 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from redis import Redis
@@ -42,6 +43,7 @@ __all__ = [
     "JobQueue",
     "QueueFull",
     "RedisAway",
+    "State",
     "connect",
 ]
 
@@ -76,11 +78,15 @@ CHUNK = 500
 
 DAY_S = 24 * 3600
 
+State = Literal["in flight", "delivered", "failed"]
+"""How far a request is."""
+
 POLL_S = 0.05
 """How often a request in flight is looked at by those who wait for it, in seconds."""
 
 PREFIX = "rsrefseg:"
-_VERSIONS, _EVENTS = PREFIX + "model-versions", PREFIX + "events"
+_VERSIONS, _EVENTS, _FIELDS = PREFIX + "model-versions", PREFIX + "events", PREFIX + "expression-fields"
+_BROKEN = {JobStatus.FAILED.value, JobStatus.STOPPED.value}
 T = TypeVar("T")
 _REPLY: TypeAdapter[Answer | Refusal] = TypeAdapter(Reply)
 
@@ -208,7 +214,7 @@ class JobQueue:
         """
         with self.redis.pipeline() as pipe:
             pipe.set(_settled_key(key), 1, ex=REPLY_TTL_S)
-            self._failures.drop(key, pipe)
+            self._failures.drop([key], pipe)
             pipe.execute()
 
     @renaming_redis_errors()
@@ -223,16 +229,41 @@ class JobQueue:
             Whether all of them are.
         """
         deadline = time.monotonic() + timeout_s
-        while True:
-            with self.redis.pipeline(transaction=False) as pipe:
-                for key in keys:
-                    pipe.exists(_settled_key(key))
-                settled = {key for key, done in zip(keys, pipe.execute(), strict=True) if done}
-            if self._in_flight(keys) <= settled:
-                return True
+        while "in flight" in self.states(keys):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(POLL_S)
+        return True
+
+    @renaming_redis_errors()
+    def states(self, keys: Sequence[str]) -> list[State]:
+        """Say how far requests are that were submitted before.
+
+        Args:
+            keys: Their keys.
+
+        Returns:
+            The state of each, in their order.
+        """
+        states: list[State] = []
+        for chunk in _chunks(keys):
+            in_flight = self._in_flight(chunk)
+            with self.redis.pipeline(transaction=False) as pipe:
+                for key in chunk:
+                    pipe.exists(_settled_key(key))
+                    pipe.exists(FailureList.key_of(key))
+                    # RQ says so a moment before the failure is on the list.
+                    pipe.hget(Job.key_for(_predict_id(key)), "status")
+                    pipe.hget(Job.key_for(_deliver_id(key)), "status")
+                seen = iter(pipe.execute())
+            for key in chunk:
+                settled, listed, *statuses = islice(seen, 4)
+                broken = {as_text(status) for status in statuses if status} & _BROKEN
+                if key in in_flight and not settled:
+                    states.append("in flight")
+                else:
+                    states.append("failed" if listed or (broken and not settled) else "delivered")
+        return states
 
     @renaming_redis_errors()
     def wait_for_reply(self, job: PredictJob, timeout_s: float) -> Answer | Refusal | None:
@@ -281,13 +312,14 @@ class JobQueue:
         return [failure for failure in self._failures.all() if project_id in (None, failure.project_id)]
 
     @renaming_redis_errors()
-    def clear_failure(self, key: str) -> None:
-        """Take a failure off the list.
+    def clear_failures(self, keys: Sequence[str]) -> None:
+        """Take failures off the list; keys of which none is there are no error.
 
         Args:
-            key: The request's key.
+            keys: The requests' keys.
         """
-        self._failures.drop(key)
+        for chunk in _chunks(keys):
+            self._failures.drop(chunk)
 
     @renaming_redis_errors()
     def announce(self, model_version: str, *, again: bool = False) -> None:
@@ -324,6 +356,32 @@ class JobQueue:
             event: What the webhook said.
         """
         self.redis.xadd(_EVENTS, {"event": event.model_dump_json()}, maxlen=EVENTS_KEPT, approximate=True)
+
+    @renaming_redis_errors()
+    def keep_expression_field(self, project_id: int, field: str | None) -> None:
+        """Remember which field of its tasks' data holds a project's expression.
+
+        Args:
+            project_id: The project.
+            field: The key of the data; None where nobody named one.
+        """
+        if field is None:
+            self.redis.hdel(_FIELDS, str(project_id))
+        else:
+            self.redis.hset(_FIELDS, str(project_id), field)
+
+    @renaming_redis_errors()
+    def expression_field(self, project_id: int) -> str | None:
+        """Recall which field of its tasks' data holds a project's expression.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            The key of the data, or None where nobody named one.
+        """
+        field = self.redis.hget(_FIELDS, str(project_id))
+        return None if field is None else as_text(field)
 
     @renaming_redis_errors()
     def counts(self) -> dict[str, int]:

@@ -26,7 +26,7 @@ from rq.utils import now
 from rq.worker_registration import clean_worker_registry, register
 
 from workers import leased
-from workers.bench import Bench, lay_out
+from workers.bench import Bench, Model, lay_out
 from workers.errors import JobStopped, RedisAway
 from workers.images import ImageFetcher
 from workers.leased import LeasedWorker, Pace, Stop
@@ -164,7 +164,7 @@ def load(settings: Settings, device: str) -> Predictor:
     return predictor
 
 
-def serve(queue: JobQueue, predictor: Predictor, pace: Pace | None = None) -> None:
+def serve(queue: JobQueue, predictor: Model, pace: Pace | None = None) -> None:
     """Take jobs until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
 
     Args:

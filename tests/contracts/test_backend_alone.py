@@ -68,6 +68,23 @@ def start(python: Path, port: int, environment: dict[str, str]) -> None:
         process.wait(timeout=20)
 
 
+def test_a_simulated_worker_needs_no_torch(python: Path, tmp_path: Path):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RSREFSEG_", "REDIS_", "LABEL_STUDIO_"))}
+    command = [python.parent / "rsrefseg-worker", "run", "--simulate", "0.05"]
+    log = tmp_path / "worker.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=kept | {"RSREFSEG_DATA": str(tmp_path)}, stderr=file)
+    try:
+        deadline = time.monotonic() + 60
+        while "Listening on" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
 def test_a_worker_without_its_extra_says_what_to_install(python: Path, tmp_path: Path):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RSREFSEG_", "REDIS_", "LABEL_STUDIO_"))}
     done = subprocess.run(

@@ -18,7 +18,7 @@ import pytest
 from ml_backend.label_studio_server import LabelStudioServer
 from tests.need import need_label_studio
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 BRUSH_CONFIG = """<View>
   <Image name="image" value="$image"/>
@@ -68,6 +68,7 @@ class Fleet:
     COMMANDS = {  # noqa: RUF012 - never changed
         "web": ["rsrefseg-backend", "web"],
         "worker": ["rsrefseg-worker", "run", "--gpus", "cpu"],
+        "simulated": ["rsrefseg-worker", "run", "--simulate", "0.01"],
         "courier": ["rsrefseg-backend", "courier"],
     }
 
@@ -94,7 +95,7 @@ class Fleet:
         for process in self.running.values():
             process.terminate()
         for process in self.running.values():
-            process.wait(timeout=20)
+            process.wait(timeout=90)
 
     def wait_until_ready(self) -> None:
         def ready() -> bool:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 from rq.exceptions import AbandonedJobError
+from rq.job import JobStatus
 
 from tests.factories import make_answer, make_job
 from tests.with_redis.conftest import answers_in
@@ -64,7 +65,7 @@ def test_a_failed_request_is_listed_until_it_is_asked_again(queue: JobQueue) -> 
 
 def test_a_failure_can_be_taken_off_the_list(queue: JobQueue) -> None:
     queue.record_failure(Failure.of(make_job(), "deliver", "ours", "No."))
-    queue.clear_failure(make_job().key)
+    queue.clear_failures([make_job(99).key, make_job().key])
     assert queue.failures() == []
     assert queue.counts()["failed"] == 0
 
@@ -106,6 +107,18 @@ def test_waiting_ends_when_every_request_is_delivered_or_has_failed(queue: JobQu
     queue.record_failure(Failure.of(failed, "predict", "wait", "Away."))
     assert queue.wait_until_settled([delivered.key, failed.key], timeout_s=1)
     assert not queue.wait_until_settled([delivered.key, open_still.key], timeout_s=0.1)
+    keys = [open_still.key, failed.key, delivered.key]
+    assert queue.states(keys) == ["in flight", "failed", "delivered"]
+
+
+def test_a_request_that_rq_gave_up_has_failed_before_it_is_on_the_list(queue: JobQueue) -> None:
+    queue.submit([make_job()])
+    [job] = queue.gpu.get_jobs()
+    job.set_status(JobStatus.FAILED)
+    assert queue.failures() == []
+    assert queue.states([make_job().key]) == ["failed"]
+    assert queue.submit([make_job()]) == 1
+    assert queue.states([make_job().key]) == ["in flight"]
 
 
 def test_an_interactive_request_that_nobody_takes_in_time_is_taken_back(queue: JobQueue) -> None:

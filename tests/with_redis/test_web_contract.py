@@ -233,6 +233,13 @@ def test_extra_parameters_of_setup_name_the_field_of_the_expression(backstage: B
     assert backstage.waiting()[0].asks[0].expression == "the airplane at the gate"
 
 
+def test_a_restarted_web_process_still_knows_the_field_of_the_expression(backstage: Backstage) -> None:
+    backstage.post("/setup", recorded("setup") | {"extra_params": {"expression_field": "caption"}})
+    backstage.client = create_app(backstage.queue.settings, backstage.queue).test_client()
+    backstage.post("/predict", one_task(caption="a ship far out"))
+    assert backstage.waiting()[0].asks[0].expression == "a ship far out"
+
+
 def test_a_full_queue_says_when_to_come_again_and_takes_nothing(backstage: Backstage) -> None:
     request = recorded("predict")
     request["tasks"] = [request["tasks"][0] | {"id": number} for number in range(4)]

@@ -26,6 +26,7 @@ class StubQueue:
         self._replies: dict[str, Reply] = {}
         self._failures: dict[str, Failure] = {}
         self._versions: list[str] = []
+        self._fields: dict[int, str | None] = {}
 
     def ping(self) -> None:
         if self.away:
@@ -83,9 +84,18 @@ class StubQueue:
         self.ping()
         return [failure for failure in self._failures.values() if project_id in (None, failure.project_id)]
 
-    def clear_failure(self, key: str) -> None:
+    def clear_failures(self, keys: Sequence[str]) -> None:
         self.ping()
-        self._failures.pop(key, None)
+        for key in keys:
+            self._failures.pop(key, None)
+
+    def keep_expression_field(self, project_id: int, field: str | None) -> None:
+        self.ping()
+        self._fields[project_id] = field
+
+    def expression_field(self, project_id: int) -> str | None:
+        self.ping()
+        return self._fields.get(project_id)
 
     def announce(self, model_version: str, *, again: bool = False) -> None:
         self.ping()

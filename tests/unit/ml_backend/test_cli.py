@@ -51,17 +51,18 @@ def test_a_misspelt_setting_is_named(command: str) -> None:
     assert "RSREFSEG_PORT" in one_sentence(run(command, RSREFSEG_PROT="1"))
 
 
-@pytest.mark.parametrize("command", ["web", "courier"])
+@pytest.mark.parametrize("command", ["web", "courier", "prelabel --project 3"])
 def test_a_redis_that_is_away_is_named(command: str, taken: socket.socket) -> None:
     with taken:
         free = taken.getsockname()[1]
     url = f"redis://127.0.0.1:{free}/0"
-    sentence = one_sentence(run(command, REDIS_URL=url, LABEL_STUDIO_API_KEY="key", RSREFSEG_PORT="39517"))
+    sentence = one_sentence(run(*command.split(), REDIS_URL=url, LABEL_STUDIO_API_KEY="key", RSREFSEG_PORT="39517"))
     assert "Redis" in sentence
 
 
-def test_a_courier_without_a_key_says_where_to_get_one() -> None:
-    sentence = one_sentence(run("courier"))
+@pytest.mark.parametrize("command", [["courier"], ["prelabel", "--project", "3"]])
+def test_a_command_without_a_key_says_where_to_get_one(command: list[str]) -> None:
+    sentence = one_sentence(run(*command))
     assert "LABEL_STUDIO_API_KEY" in sentence
     assert "Account & Settings" in sentence
 

@@ -25,6 +25,12 @@ def test_a_gpu_that_is_not_there_is_said_at_once() -> None:
     assert done.stderr.startswith("Error: No such GPU")
 
 
+def test_gpus_are_not_looked_for_where_they_are_simulated() -> None:
+    result = CliRunner().invoke(main, ["run", "--simulate", "0.1", "--gpus", "all"])
+    assert result.exit_code == 2
+    assert "--gpus 0,1,2" in result.output
+
+
 def test_status_says_that_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     result = CliRunner().invoke(main, ["status"])

@@ -1,0 +1,64 @@
+"""Tasks come in: those that can be asked go to the workers' queue, the others to the list of failures.
+
+Both doors lead through here: `/predict`, and `rsrefseg-backend prelabel` for whole projects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ml_backend.errors import Unaskable
+from ml_backend.label_config import LabelConfig
+from ml_backend.protocol import Task
+from ml_backend.translate import task_to_job, unaskable_key, unaskable_to_failure
+from workers.contract import PredictJob
+from workers.queue import Failure, JobQueue
+
+
+class Taken(NamedTuple):
+    """What became of some tasks."""
+
+    jobs: tuple[PredictJob, ...]
+    """What is asked about them; some of it may have been in flight already."""
+    new: int
+    """How many of the jobs were not."""
+    unaskable: int
+    """Tasks without a question, which are listed as failures."""
+
+
+def take_in(
+    queue: JobQueue,
+    tasks: Sequence[Task],
+    project_id: int,
+    config: LabelConfig,
+    model_version: str,
+    *,
+    front: bool = False,
+) -> Taken:
+    """Submit what can be asked about tasks, and list what cannot; a full queue takes none of them.
+
+    Args:
+        queue: Where the jobs go.
+        tasks: The tasks.
+        project_id: Their project.
+        config: The tags of the project's labeling config.
+        model_version: The version that is expected to answer.
+        front: Whether they go before all that wait.
+
+    Returns:
+        What became of them.
+    """
+    jobs: list[PredictJob] = []
+    failures: list[Failure] = []
+    for task in tasks:
+        try:
+            jobs.append(task_to_job(task, project_id, config, model_version))
+        except Unaskable as exc:
+            failures.append(unaskable_to_failure(task, project_id, config, exc))
+    new = queue.submit(jobs, front=front)
+    # A task that could not be asked before and was repaired leaves the list.
+    queue.clear_failures([unaskable_key(project_id, job.task_id) for job in jobs])
+    for failure in failures:
+        queue.record_failure(failure)
+    return Taken(tuple(jobs), new, len(failures))

@@ -1,0 +1,73 @@
+"""A model that sleeps where another one computes, so that everything around it is measured without GPUs; no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RADIUS = 1 / 8
+"""Of the disc that is found, as a share of the image's shorter side."""
+
+
+@dataclass(frozen=True)
+class SimulatedSegment:
+    """What an expression is said to refer to."""
+
+    expression: str
+    mask: np.ndarray
+    """(h, w) bool at the image's own size: one disc."""
+    score: float
+    predicted_iou: float
+
+
+class SimulatedPredictor:
+    """The door of `rsrefseg.Predictor`: an image takes its time, and each expression finds a disc where its hash says.
+
+    Args:
+        seconds_per_image: How long to sleep over each image.
+    """
+
+    def __init__(self, seconds_per_image: float) -> None:
+        self.version = f"simulated@{seconds_per_image:g}s"
+        self._seconds_per_image = seconds_per_image
+
+    def encode(self, image: np.ndarray) -> tuple[int, int]:
+        """Sleep for as long as an image takes.
+
+        Args:
+            image: (h, w, 3) uint8 RGB.
+
+        Returns:
+            Its height and width: all that is kept of it.
+        """
+        time.sleep(self._seconds_per_image)
+        height, width = image.shape[:2]
+        return height, width
+
+    def segment(self, image: np.ndarray | tuple[int, int], expressions: Sequence[str]) -> list[SimulatedSegment]:
+        """Find a disc for each expression; the same words find the same disc.
+
+        Args:
+            image: (h, w, 3) uint8 RGB, or what `encode` made of it.
+            expressions: Words.
+
+        Returns:
+            One segment for each expression, in their order.
+        """
+        size_hw = image if isinstance(image, tuple) else self.encode(image)
+        return [_disc(expression, size_hw) for expression in expressions]
+
+
+def _disc(expression: str, size_hw: tuple[int, int]) -> SimulatedSegment:
+    down, right, sure = (byte / 255 for byte in hashlib.sha256(expression.encode()).digest()[:3])
+    height, width = size_hw
+    rows = np.arange(height)[:, None] - down * (height - 1)
+    columns = np.arange(width)[None, :] - right * (width - 1)
+    radius = max(1.0, RADIUS * min(size_hw))
+    # float32: an image may have 150 million pixels.
+    mask = rows.astype(np.float32) ** 2 + columns.astype(np.float32) ** 2 <= radius**2
+    return SimulatedSegment(expression, mask, score=sure, predicted_iou=sure)
