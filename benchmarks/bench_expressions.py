@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,7 +27,7 @@ from rich.table import Table
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor
 
-from rsrefseg import Predictor, checkpoint
+from rsrefseg import ImageEmbedding, Predictor, checkpoint
 from rsrefseg.model import RSRefSeg
 from rsrefseg.precision import lower
 from rsrefseg.presets import B
@@ -52,16 +53,18 @@ class Clock:
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
-    def time(self, name: str, work: Callable[[], object]) -> None:
+    def time(self, name: str, work: Callable[..., object], *given: object) -> None:
         """Run something and note how long it took.
 
         Args:
             name: Of what is run.
             work: Run once.
+            given: To it.
         """
         began = time.perf_counter()
-        work()
+        work(*given)
         self.seconds.setdefault(name, []).append(time.perf_counter() - began)
+        click.echo(f"{name}: {self.seconds[name][-1]:.3f} s", err=True)
 
     def __getitem__(self, name: str) -> float:
         return median(self.seconds[name])
@@ -106,54 +109,62 @@ def words_to_ids(expression: str) -> Tensor:
     return torch.tensor([*ids, 1])
 
 
-def with_published_attention(model: RSRefSeg, work: Callable[[], object]) -> None:
-    """Run something with segment_anything's own attention in SAM's encoder, which has the same parameters.
+@contextmanager
+def published_attention(model: RSRefSeg) -> Iterator[None]:
+    """Put segment_anything's own attention into SAM's encoder for a while; it has the same parameters.
 
     Args:
-        model: Gets ours back afterwards.
-        work: Run once.
+        model: Gets ours back.
+
+    Yields:
+        Nothing.
     """
     ours = [module for module in model.modules() if isinstance(module, GridAttention)]
     for module in ours:
         module.__class__ = Attention
-    work()
+    yield
     for module in ours:
         module.__class__ = GridAttention
 
 
-def measure(model: RSRefSeg, clock: Clock, repeats: int) -> None:
-    """Take all times in float32, and those of one pass in bfloat16.
+def one_by_one(predictor: Predictor, embedding: ImageEmbedding, expressions: Sequence[str]) -> None:
+    """Ask one expression after the other.
+
+    Args:
+        predictor: Asked.
+        embedding: Of the image.
+        expressions: Words.
+    """
+    for words in expressions:
+        predictor.segment(embedding, [words])
+
+
+def measure(model: RSRefSeg, halved: RSRefSeg, clock: Clock, repeats: int) -> None:
+    """Take all times.
 
     Args:
         model: Preset b in float32, its adapters merged.
+        halved: The same in bfloat16.
         clock: Filled.
-        repeats: Of the long parts.
+        repeats: Of everything but the published attention.
     """
     image = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
-    plain = Predictor(model, "plain", tokenizer=words_to_ids, cache_bytes=0)
-    caching = Predictor(model, "caching", tokenizer=words_to_ids)
-    one, eight = EXPRESSIONS[:1], EXPRESSIONS[:8]
-    plain.segment(image, one)  # warm
+    eight = EXPRESSIONS[:8]
     for _ in range(repeats):
-        clock.time("one pass", lambda: plain.segment(image, one))
-        clock.time("ten on one image", lambda: plain.segment(image, EXPRESSIONS))
-    clock.time(
-        "one pass, published attention", lambda: with_published_attention(model, lambda: plain.segment(image, one))
-    )
-    clock.time("first question", lambda: caching.segment(image, one))
-    for _ in range(5):
-        clock.time("second question", lambda: caching.segment(image, EXPRESSIONS[1:2]))
-    embedding = caching.encode(image)
-    for _ in range(repeats):
-        clock.time("eight together", lambda: caching.segment(embedding, eight))
-        clock.time("eight one by one", lambda: [caching.segment(embedding, [words]) for words in eight])
-    halved = random_b(torch.bfloat16)
-    halved.merge_adapters()
-    half = Predictor(halved, "half", tokenizer=words_to_ids, cache_bytes=0, dtype="bfloat16")
-    half.segment(image, one)  # warm
-    for _ in range(repeats):
-        clock.time("one pass beside", lambda: plain.segment(image, one))
-        clock.time("one pass, bfloat16", lambda: half.segment(image, one))
+        predictor = Predictor(model, "fresh", tokenizer=words_to_ids)
+        clock.time("one pass", predictor.segment, image, EXPRESSIONS[:1])
+        half = Predictor(halved, "half", tokenizer=words_to_ids, dtype="bfloat16")
+        clock.time("one pass, bfloat16", half.segment, image, EXPRESSIONS[:1])
+        for words in EXPRESSIONS[1:4]:
+            clock.time("second question", predictor.segment, image, [words])
+        embedding = predictor.encode(image)
+        clock.time("eight one by one", one_by_one, predictor, embedding, eight)
+        clock.time("eight together", predictor.segment, embedding, eight)
+        predictor = Predictor(model, "fresh", tokenizer=words_to_ids)
+        clock.time("ten on one image", predictor.segment, image, EXPRESSIONS)
+    predictor = Predictor(model, "fresh", tokenizer=words_to_ids)
+    with published_attention(model):
+        clock.time("one pass, published attention", predictor.segment, image, EXPRESSIONS[:1])
 
 
 def peak_of_a_process(folder: Path) -> dict[str, float]:
@@ -196,7 +207,7 @@ def _peak_gib() -> float:
 
 @click.command()
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of each long part.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Of each time.")
 @click.option("--peak-of", type=click.Path(path_type=Path), hidden=True)
 def main(threads: int, repeats: int, peak_of: Path | None) -> None:
     """Measure expressions on one image with preset b of random weights."""
@@ -206,17 +217,20 @@ def main(threads: int, repeats: int, peak_of: Path | None) -> None:
         return
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        model = random_b()
+        click.echo("building preset b of random weights ...", err=True)
+        model, halved = random_b(), random_b(torch.bfloat16)
         checkpoint.save(model, Path(folder) / "b", "random weights\n")
         model.merge_adapters()
-        measure(model, clock, repeats)
-        del model
+        halved.merge_adapters()
+        measure(model, halved, clock, repeats)
+        del model, halved
+        click.echo("peak memory, in a process of its own ...", err=True)
         peaks = peak_of_a_process(Path(folder) / "b")
     figures = {
         "speedup_10_expressions": round(10 * clock["one pass"] / clock["ten on one image"], 2),
-        "speedup_cached": round(clock["first question"] / clock["second question"], 1),
+        "speedup_cached": round(clock["one pass"] / clock["second question"], 1),
         "speedup_together": round(clock["eight one by one"] / clock["eight together"], 2),
-        "speedup_bf16": round(clock["one pass beside"] / clock["one pass, bfloat16"], 2),
+        "speedup_bf16": round(clock["one pass"] / clock["one pass, bfloat16"], 2),
         "peak_gib": peaks["one expression"],
         "peak_gib_32_expressions": peaks["32 expressions"],
         "speedup_10_over_published_attention": round(

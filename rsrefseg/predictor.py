@@ -180,20 +180,19 @@ class Predictor:
         squares = [self._square(image) for image in images]
         # What the model sees decides, not what it was made from; and large images take long to digest.
         keys = [(self.version, hashlib.blake2b(square.data, digest_size=16).digest()) for square in squares]
-        found = {key: self.cache.get(key) for key in dict.fromkeys(keys)}
-        missing = {key: square for key, square in zip(keys, squares, strict=True) if found[key] is None}
+        kept = {key: self.cache.get(key) for key in dict.fromkeys(keys)}
+        found = {key: features for key, features in kept.items() if features is not None}
+        missing = {key: square for key, square in zip(keys, squares, strict=True) if key not in found}
         unknown = list(missing)
         for some in _parts(len(unknown), _IMAGES_AT_ONCE.get(self.device.type, _AT_ONCE)):
             encoded = self._features([missing[key] for key in unknown[some]])
             for key, features in zip(unknown[some], encoded, strict=True):
                 self.cache.put(key, features)
                 found[key] = features
-        embeddings = []
-        for key, image in zip(keys, images, strict=True):
-            known = found[key]
-            assert known is not None
-            embeddings.append(ImageEmbedding(known, (image.shape[0], image.shape[1])))
-        return embeddings
+        return [
+            ImageEmbedding(found[key], (image.shape[0], image.shape[1]))
+            for key, image in zip(keys, images, strict=True)
+        ]
 
     def _square(self, image: np.ndarray) -> np.ndarray:
         check_image(image)

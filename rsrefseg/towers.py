@@ -90,22 +90,19 @@ class GridAttention(Attention):  # type: ignore[misc]
         by_row = torch.einsum("bnhwc,hkc->bnhwk", cells, get_rel_pos(h, h, self.rel_pos_h))  # (b, heads, h, w, h)
         by_column = torch.einsum("bnhwc,wkc->bnhwk", cells, get_rel_pos(w, w, self.rel_pos_w))  # (b, heads, h, w, w)
         if x.device.type == "cpu" and h * w > _CELLS_AT_ONCE:
-            each = zip(*(part.flatten(0, 1) for part in (q, k, v, by_row, by_column)), strict=True)
-            heads = [
-                _attend(one_q, one_k, one_v, row, column, _plain_attention) for one_q, one_k, one_v, row, column in each
-            ]
-            attended = torch.stack(heads).unflatten(0, (b, -1))
+            heads = zip(*(part.flatten(0, 1) for part in (q, k, v, by_row, by_column)), strict=True)
+            attended = torch.stack([_attend(_plain_attention, *head) for head in heads]).unflatten(0, (b, -1))
         else:
-            attended = _attend(q, k, v, by_row, by_column, functional.scaled_dot_product_attention)
-        x = self.proj(attended.transpose(1, 2).reshape(b, h, w, -1))
-        return x
+            attended = _attend(functional.scaled_dot_product_attention, q, k, v, by_row, by_column)
+        projected: Tensor = self.proj(attended.transpose(1, 2).reshape(b, h, w, -1))
+        return projected
 
 
 _CELLS_AT_ONCE = 256
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor, attention: Callable[..., Tensor]
+    attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor
 ) -> Tensor:
     h, w = by_row.shape[-3:-1]
     rows = max(1, _CELLS_AT_ONCE // w)
