@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,8 +68,7 @@ def prelabel(project_id: int, limit: int | None, wait: bool, as_json: bool) -> N
 
     with complaining(BackendError, WorkersError):
         settings = Settings.load()
-        label_studio = LabelStudio.of(settings)
-        with JobQueue.open(settings) as queue:
+        with closing(LabelStudio.of(settings)) as label_studio, JobQueue.open(settings) as queue:
             queue.ping()
             work = Prelabel(queue, label_studio, project_id, Console(stderr=True))
             ended = False

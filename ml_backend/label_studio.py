@@ -93,6 +93,10 @@ class LabelStudio:
             raise StartFailed("LABEL_STUDIO_API_KEY is not set: copy a token from Account & Settings of Label Studio.")
         return cls(settings.label_studio_url, key)
 
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client._client_wrapper.httpx_client.httpx_client.close()
+
     def check_key(self) -> str:
         """Ask whether Label Studio accepts our key.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sysconfig
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +56,19 @@ def test_a_whole_project_gets_its_masks_by_one_command(fleet: Fleet, project: Pr
 def test_pages_follow_one_another_and_carry_versions_and_raw_addresses(
     project: Project, label_studio: LabelStudioServer
 ):
-    ids = sorted(project.add(*[{"image": f"s3://scenes/{n}.png"} for n in range(7)]))
+    ids = sorted(project.add(*[{"image": f"s3://scenes/{n}.png", "expression": "the ship"} for n in range(7)]))
     for task, version in [(ids[0], "a@1"), (ids[0], "b@2"), (ids[1], "a@1"), (ids[1], "a@1")]:
         body = {"task": task, "result": [], "model_version": version, "score": 0.5}
         project.api.post("/api/predictions", json=body).raise_for_status()
-    door = LabelStudio(label_studio.url, label_studio.token)
-    first = door.tasks(project.id, page_size=3)
-    assert ([task.id for task in first.tasks], first.total) == (ids[:3], 7)
-    assert [sorted(task.model_versions) for task in first.tasks] == [["a@1", "b@2"], ["a@1"], []]
-    assert first.tasks[0].data == {"image": "s3://scenes/0.png"}
+    with closing(LabelStudio(label_studio.url, label_studio.token)) as door:
+        first = door.tasks(project.id, page_size=3)
+        assert ([task.id for task in first.tasks], first.total) == (ids[:3], 7)
+        assert [sorted(task.model_versions) for task in first.tasks] == [["a@1", "b@2"], ["a@1"], []]
+        assert first.tasks[0].data["image"] == "s3://scenes/0.png"
 
-    project.api.delete(f"/api/tasks/{ids[1]}").raise_for_status()
-    second = door.tasks(project.id, after=ids[2], page_size=3)
-    assert ([task.id for task in second.tasks], second.total) == (ids[3:6], 4)
-    third = door.tasks(project.id, after=ids[5], page_size=3)
-    assert ([task.id for task in third.tasks], third.total) == (ids[6:], 1)
-    assert door.tasks(project.id, after=ids[6]) == first.model_copy(update={"tasks": (), "total": 0})
+        project.api.delete(f"/api/tasks/{ids[1]}").raise_for_status()
+        second = door.tasks(project.id, after=ids[2], page_size=3)
+        assert ([task.id for task in second.tasks], second.total) == (ids[3:6], 4)
+        third = door.tasks(project.id, after=ids[5], page_size=3)
+        assert ([task.id for task in third.tasks], third.total) == (ids[6:], 1)
+        assert door.tasks(project.id, after=ids[6]) == first.model_copy(update={"tasks": (), "total": 0})
