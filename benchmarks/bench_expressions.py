@@ -28,10 +28,10 @@ from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor
 
 from rsrefseg import ImageEmbedding, Predictor, checkpoint
+from rsrefseg.attention import GridAttention
 from rsrefseg.model import RSRefSeg
 from rsrefseg.precision import lower
 from rsrefseg.presets import B
-from rsrefseg.towers import GridAttention
 
 EXPRESSIONS = [
     "the ship at the pier",

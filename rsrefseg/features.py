@@ -25,3 +25,16 @@ class TextFeatures(NamedTuple):
     """(n, c), taken at each expression's own end token."""
     valid: Tensor
     """(n, t) bool, false on the padding."""
+
+
+def of_each(images: Tensor, image_index: Tensor) -> Tensor:
+    """Give each expression the tensor of its image, without a copy where there is one image only.
+
+    Args:
+        images: (b, ...).
+        image_index: (n,) int64, below b.
+
+    Returns:
+        (n, ...).
+    """
+    return images.expand(len(image_index), *images.shape[1:]) if len(images) == 1 else images[image_index]

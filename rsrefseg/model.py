@@ -11,8 +11,9 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsrefseg.attention import PromptAttention
 from rsrefseg.encoders import build_encoders
-from rsrefseg.features import ImageFeatures, TextFeatures
+from rsrefseg.features import ImageFeatures, TextFeatures, of_each
 from rsrefseg.lora import merge
 from rsrefseg.position import fourier_position
 from rsrefseg.presets import Preset, SharedTrunk
@@ -51,6 +52,7 @@ class RSRefSeg(nn.Module):
             transformer=TwoWayTransformer(2, d, preset.decoder_heads, preset.decoder_mlp_dim),
             num_multimask_outputs=preset.multimask_outputs,
         )
+        PromptAttention.take_over(self.mask_decoder)
         for layer in self.mask_decoder.transformer.layers:
             for norm in (layer.norm1, layer.norm2, layer.norm3, layer.norm4):
                 norm.eps = 1e-6  # as the published checkpoints were trained; segment_anything has 1e-5
@@ -107,30 +109,36 @@ class RSRefSeg(nn.Module):
         features: TextFeatures = self.text_encoder(token_ids)
         return features
 
-    def decode(self, image: ImageFeatures, text: TextFeatures, image_index: Tensor) -> Decoded:
+    def decode(
+        self, image: ImageFeatures, text: TextFeatures, image_index: Tensor, at_once: int | None = None
+    ) -> Decoded:
         """Draw one mask for each expression.
 
         Args:
             image: Features of b images.
             text: Features of n expressions.
             image_index: (n,) int64, which image each expression is about.
+            at_once: Most masks to draw at a time; None for all.
 
         Returns:
             Logits and estimates for n expressions.
         """
         frequencies = self.frequencies
-        sam = image.sam[image_index]  # (n, d, S/16, S/16)
-        prompts = self.prompter(image.clip[image_index], text, frequencies)
+        prompts = self.prompter(image.clip, text, image_index, frequencies)
+        sam = of_each(image.sam, image_index)  # (n, d, S/16, S/16)
+        position = fourier_position(frequencies, (sam.shape[2], sam.shape[3]))
+        size = at_once or len(image_index)
+        parts = zip(sam.split(size), prompts.sparse.split(size), prompts.activation.split(size), strict=True)
+        logits, predicted_iou = zip(*(self._draw(*part, position) for part in parts), strict=True)
+        return Decoded(torch.cat(logits), torch.cat(predicted_iou), prompts.activation)
+
+    def _draw(self, sam: Tensor, sparse: Tensor, activation: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         h, w = sam.shape[2:]
         coarse = functional.interpolate(
-            prompts.activation[:, None], size=(4 * h, 4 * w), mode="bilinear", align_corners=False
+            activation[:, None], size=(4 * h, 4 * w), mode="bilinear", align_corners=False
         )  # (n, 1, S/4, S/4)
         downscaling = self.prompt_encoder.mask_downscaling
         dense = downscaling(coarse.to(downscaling[0].weight.dtype))  # (n, d, S/16, S/16)
-        logits, predicted_iou = self._draw(sam, prompts.sparse, dense, fourier_position(frequencies, (h, w)))
-        return Decoded(logits, predicted_iou, prompts.activation)
-
-    def _draw(self, sam: Tensor, sparse: Tensor, dense: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         # segment_anything's own forward repeats the images by the prompts, so it serves one image only.
         decoder = self.mask_decoder
         n = sam.shape[0]

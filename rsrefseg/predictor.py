@@ -16,8 +16,8 @@ from rsrefseg import checkpoint
 from rsrefseg.cache import FeatureCache
 from rsrefseg.calibration import UNCALIBRATED, Calibration
 from rsrefseg.errors import BadImage
-from rsrefseg.features import ImageFeatures, TextFeatures
-from rsrefseg.model import Decoded, RSRefSeg
+from rsrefseg.features import ImageFeatures
+from rsrefseg.model import RSRefSeg
 from rsrefseg.precision import Dtype, dtype_named, lower
 from rsrefseg.tokenizer import Tokenize, tokenizer_for
 
@@ -229,19 +229,16 @@ class Predictor:
         if not token_ids:
             return []
         embedding = image if isinstance(image, ImageEmbedding) else self.encode(image)
+        masks_at_once = _MASKS_AT_ONCE.get(self.device.type, _AT_ONCE)
         found: list[Segment] = []
         for some in _parts(len(token_ids), _EXPRESSIONS_AT_ONCE):
-            for decoded in self._decode(embedding.features, self.model.encode_text(token_ids[some])):
-                for logits, predicted_iou in zip(decoded.low_res_logits, decoded.predicted_iou, strict=True):
-                    words = expressions[len(found)]
-                    found.append(self._segment(words, logits, float(predicted_iou.clamp(0, 1)), embedding.size_hw))
+            text = self.model.encode_text(token_ids[some])
+            about = torch.zeros(len(text.pooled), dtype=torch.long, device=self.device)
+            decoded = self.model.decode(embedding.features, text, about, masks_at_once)
+            for logits, predicted_iou in zip(decoded.low_res_logits, decoded.predicted_iou, strict=True):
+                words = expressions[len(found)]
+                found.append(self._segment(words, logits, float(predicted_iou.clamp(0, 1)), embedding.size_hw))
         return found
-
-    def _decode(self, image: ImageFeatures, text: TextFeatures) -> Iterator[Decoded]:
-        for some in _parts(len(text.pooled), _MASKS_AT_ONCE.get(self.device.type, _AT_ONCE)):
-            chosen = TextFeatures(*(part[some] for part in text))
-            about = torch.zeros(len(chosen.pooled), dtype=torch.long, device=self.device)
-            yield self.model.decode(image, chosen, about)
 
     def _segment(
         self, expression: str, low_res_logits: torch.Tensor, predicted_iou: float, size_hw: tuple[int, int]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsrefseg.features import TextFeatures
+from rsrefseg.features import TextFeatures, of_each
 from rsrefseg.position import fourier_position
 
 
@@ -96,29 +96,35 @@ class Prompter(nn.Module):
         cells = functional.normalize(clip.float(), dim=1)
         return self.logit(torch.einsum("bchw,kc->bkhw", cells, functional.normalize(pooled.float(), dim=1)))
 
-    def forward(self, clip: Tensor, text: TextFeatures, frequencies: Tensor) -> Prompts:
+    def forward(self, clip: Tensor, text: TextFeatures, image_index: Tensor, frequencies: Tensor) -> Prompts:
         """Find the prompts.
 
+        Upstream puts [local, global, v] through a 1 x 1 convolution for each expression. Local and global are v times
+        one number a cell, which can as well be multiplied afterwards: then the convolution is of the image alone.
+
         Args:
-            clip: (n, c, g, g), the image features, one image for each expression.
+            clip: (b, c, g, g), the features of b images.
             text: Features of n expressions.
+            image_index: (n,) int64, which image each expression is about.
             frequencies: (2, d / 2), SAM's position matrix.
 
         Returns:
             k = ceil(g / 4) squared sparse prompts and the activation.
         """
         wide = torch.promote_types(clip.dtype, torch.float32)  # logits of half precision would tie
-        cells = functional.normalize(clip.to(wide), dim=1)  # (n, c, g, g)
+        cells = of_each(functional.normalize(clip.to(wide), dim=1), image_index)  # (n, c, g, g)
         words = functional.normalize(text.tokens.to(wide), dim=2)  # (n, t, c)
         whole = functional.normalize(text.pooled.to(wide), dim=1)  # (n, c)
         likely = torch.sigmoid(self.logit(torch.einsum("nchw,ntc->nthw", cells, words)))  # (n, t, g, g)
         valid = text.valid.to(likely.dtype)  # (n, t)
         mean = torch.einsum("nthw,nt->nhw", likely, valid / valid.sum(1, keepdim=True))  # (n, g, g)
-        local = (clip + clip * mean[:, None]) / 2  # (n, c, g, g)
         activation = self.logit(torch.einsum("nchw,nc->nhw", cells, whole))  # (n, g, g)
-        matched = torch.sigmoid(activation)[:, None] * clip  # (n, c, g, g)
-        found = torch.cat([local, matched, clip], dim=1)  # (n, 3 * c, g, g)
-        x = self.prompter_down_channel(found.to(self.prompter_down_channel.conv.weight.dtype))  # (n, d, g, g)
+        down = self.prompter_down_channel
+        weight = torch.cat(down.conv.weight.chunk(3, dim=1))  # (3 * d, c, 1, 1)
+        maps = of_each(functional.conv2d(clip.to(weight.dtype), weight), image_index)  # (n, 3 * d, g, g)
+        local, matched, plain = maps.chunk(3, dim=1)  # (n, d, g, g) each
+        x = local * ((1 + mean) / 2)[:, None] + matched * torch.sigmoid(activation)[:, None] + plain
+        x = functional.gelu(down.bn(x.to(weight.dtype)))
         x = x + fourier_position(frequencies, (x.shape[2], x.shape[3])).to(x.dtype)
         x = self.prompter_down_spatial(x)  # (n, d, g/4, g/4)
         return Prompts(sparse=x.flatten(2).transpose(1, 2), activation=activation)

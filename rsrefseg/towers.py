@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from open_clip.transformer import LayerNorm, TextTransformer
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rsrefseg.attention import GridAttention
 from rsrefseg.features import ImageFeatures
 from rsrefseg.lora import adapt
 from rsrefseg.presets import Lora, PairedVits, SamVit, SiglipText, SiglipVision
@@ -63,62 +62,6 @@ def sam_image_encoder(tower: SamVit, image_size: int, decoder_dim: int) -> Image
         side = block.window_size or image_size // 16
         block.attn = GridAttention(tower.width, tower.heads, use_rel_pos=True, input_size=(side, side))
     return built
-
-
-class GridAttention(Attention):  # type: ignore[misc]
-    """SAM's attention with its relative positions, never holding all logits of an image at once.
-
-    The original's logits and what it makes of them take 2.4 GB in a global layer of preset b. Here a few rows of cells
-    attend at a time; on a CPU, of one head, which then stays in its caches and takes less than half of the time.
-
-    Source:
-        facebookresearch/segment-anything segment_anything/modeling/image_encoder.py, Attention, with its parameters.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend to all cells of the same window or image.
-
-        Args:
-            x: (b, h, w, width).
-
-        Returns:
-            (b, h, w, width).
-        """
-        b, h, w, _ = x.shape
-        q, k, v = self.qkv(x).view(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).contiguous()
-        cells = q.unflatten(2, (h, w))  # (b, heads, h, w, c)
-        by_row = torch.einsum("bnhwc,hkc->bnhwk", cells, get_rel_pos(h, h, self.rel_pos_h))  # (b, heads, h, w, h)
-        by_column = torch.einsum("bnhwc,wkc->bnhwk", cells, get_rel_pos(w, w, self.rel_pos_w))  # (b, heads, h, w, w)
-        if x.device.type == "cpu" and h * w > _CELLS_AT_ONCE:
-            heads = zip(*(part.flatten(0, 1) for part in (q, k, v, by_row, by_column)), strict=True)
-            attended = torch.stack([_attend(_plain_attention, *head) for head in heads]).unflatten(0, (b, -1))
-        else:
-            attended = _attend(functional.scaled_dot_product_attention, q, k, v, by_row, by_column)
-        projected: Tensor = self.proj(attended.transpose(1, 2).reshape(b, h, w, -1))
-        return projected
-
-
-_CELLS_AT_ONCE = 256
-
-
-def _attend(
-    attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, by_row: Tensor, by_column: Tensor
-) -> Tensor:
-    h, w = by_row.shape[-3:-1]
-    rows = max(1, _CELLS_AT_ONCE // w)
-    attended = []
-    for top in range(0, h, rows):
-        some = slice(top, top + rows)
-        bias = by_row[..., some, :, :, None] + by_column[..., some, :, None, :]  # (..., rows, w, h, w)
-        bias = bias.flatten(-2).flatten(-3, -2)  # (..., rows * w, h * w)
-        attended.append(attention(q[..., top * w : (top + rows) * w, :], k, v, attn_mask=bias))
-    return torch.cat(attended, dim=-2)
-
-
-def _plain_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor) -> Tensor:
-    # On a CPU torch's own is slower whenever there is a mask, and twice as slow in bfloat16.
-    logits = torch.addmm(attn_mask, q * q.shape[-1] ** -0.5, k.T)
-    return logits.softmax(dim=-1) @ v
 
 
 def siglip_vision(tower: SiglipVision, width: int) -> VisionTransformer:

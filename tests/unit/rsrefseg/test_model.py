@@ -1,6 +1,10 @@
+from copy import deepcopy
+
 import pytest
 import torch
+from segment_anything.modeling.transformer import Attention
 
+from rsrefseg.attention import PromptAttention
 from rsrefseg.model import RSRefSeg
 from rsrefseg.position import fourier_position
 from rsrefseg.tokenizer import Tokenizer
@@ -41,6 +45,16 @@ def test_images_in_one_batch_do_not_see_each_other(model, pixels, token_ids):
     torch.testing.assert_close(batched[1], model.low_res_logits(pixels, [token_ids[1]])[0], atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_masks_drawn_a_few_at_a_time_are_the_same(model, pixels, token_ids, at_once):
+    model = model.double()
+    both = model.encode_image(torch.stack([pixels, pixels.flip(2)]).double())
+    text, about = model.encode_text(token_ids), torch.tensor([1, 0, 1])
+    together = model.decode(both, text, about)
+    for part, expected in zip(model.decode(both, text, about, at_once), together, strict=True):
+        torch.testing.assert_close(part, expected, atol=1e-9, rtol=0)
+
+
 def test_words_and_pixels_both_move_the_mask(model, pixels, token_ids):
     first, second, _ = model.low_res_logits(pixels, token_ids)
     assert (first - second).abs().max() > 1e-3
@@ -77,15 +91,20 @@ def test_drawing_agrees_with_segment_anythings_own_decoder(model, pixels, token_
     image, text = model.encode_image(pixels[None]), model.encode_text(token_ids)
     about = torch.zeros(3, dtype=torch.long)
     matrix = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
-    prompts = model.prompter(image.clip[about], text, matrix)
+    prompts = model.prompter(image.clip, text, about, matrix)
     coarse = torch.nn.functional.interpolate(prompts.activation[:, None], size=(32, 32), mode="bilinear")
-    masks, iou = model.mask_decoder(
+    theirs = deepcopy(model.mask_decoder)
+    for module in theirs.modules():
+        if isinstance(module, PromptAttention):
+            module.__class__ = Attention
+    masks, iou = theirs(
         image_embeddings=image.sam,
         image_pe=model.prompt_encoder.get_dense_pe(),
         sparse_prompt_embeddings=prompts.sparse,
         dense_prompt_embeddings=model.prompt_encoder.mask_downscaling(coarse),
         multimask_output=False,
     )
+    assert model.mask_decoder.transformer.final_attn_token_to_image.__class__ is PromptAttention
     decoded = model.decode(image, text, about)
     torch.testing.assert_close(decoded.low_res_logits, masks[:, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(decoded.predicted_iou, iou[:, 0], atol=1e-5, rtol=1e-5)

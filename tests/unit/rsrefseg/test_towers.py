@@ -3,9 +3,10 @@ import torch
 from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
 from torch import nn
 
+from rsrefseg.attention import GridAttention
 from rsrefseg.lora import LoraLinear, adapt
 from rsrefseg.presets import Lora, SamVit
-from rsrefseg.towers import GridAttention, sam_image_encoder
+from rsrefseg.towers import sam_image_encoder
 
 # One window of SAM's is 14 x 14 cells and attends at once; 20 x 24 cells attend a few rows at a time.
 GRIDS = {"a window": (14, 14), "the whole image": (20, 24), "one row": (1, 300), "one column": (300, 1)}
@@ -45,7 +46,7 @@ def test_attention_on_other_devices_is_the_same(grid, monkeypatch):
     _, ours, x = both(grid, torch.float64)
     with torch.no_grad():
         on_cpu = ours(x)
-        monkeypatch.setattr("rsrefseg.towers._plain_attention", nn.functional.scaled_dot_product_attention)
+        monkeypatch.setattr("rsrefseg.attention._plain_attention", nn.functional.scaled_dot_product_attention)
         assert (ours(x) - on_cpu).abs().max() < 1e-12
 
 
