@@ -48,7 +48,7 @@ class Curriculum:
     phases: tuple[Phase, ...] = (
         Phase(steps=2500, size=256, zoom=(0.3, 0.75), images=12, expressions=8, drawn=0),
         Phase(steps=6500, size=256, zoom=(0.3, 0.8), images=12, expressions=8, drawn=3),
-        Phase(steps=1000, size=512, zoom=(0.55, 1.0), images=4, expressions=10, drawn=4),
+        Phase(steps=1000, size=640, zoom=(0.6, 1.0), images=4, expressions=10, drawn=4),
     )
     word_steps: int = 1200
     """Steps of the text tower alone, before the first phase."""
