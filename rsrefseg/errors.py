@@ -9,7 +9,8 @@ RSRefSegError
 └── Broken              ours: a checkpoint that does not fit its own description
     ├── UnknownPreset
     ├── BadCheckpoint
-    └── MissingWeights
+    ├── MissingWeights
+    └── CannotCompile
 """
 
 from __future__ import annotations
@@ -53,3 +54,7 @@ class BadCheckpoint(Broken):
 
 class MissingWeights(Broken):
     """Files that a model is built on are not on this machine: the sentence says which, and how to get them."""
+
+
+class CannotCompile(Broken):
+    """This machine has no compiler for what torch.compile writes."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 from rsrefseg import checkpoint
 from rsrefseg.cache import FeatureCache
 from rsrefseg.calibration import UNCALIBRATED, Calibration
-from rsrefseg.errors import BadImage
+from rsrefseg.errors import BadImage, CannotCompile
 from rsrefseg.features import ImageFeatures
 from rsrefseg.model import RSRefSeg
 from rsrefseg.precision import Dtype, dtype_named, lower
@@ -202,7 +202,12 @@ class Predictor:
 
     def _features(self, squares: Sequence[np.ndarray]) -> list[ImageFeatures]:
         pixels = torch.from_numpy(np.stack(squares)).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255
-        features = self.model.encode_image(pixels)  # of b images
+        try:
+            features = self.model.encode_image(pixels)  # of b images
+        except RuntimeError as exc:
+            if "C++ compiler" not in str(exc):
+                raise
+            raise CannotCompile("there is no C++ compiler to compile with: install g++, or leave compile out") from exc
         if len(squares) == 1:
             return [features]
         # Copied, or the cache would keep the whole batch for the sake of one.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rsrefseg import predictor as predictor_module
-from rsrefseg.errors import BadImage, BadRequest
+from rsrefseg.errors import BadImage, BadRequest, CannotCompile
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
 
@@ -247,3 +247,12 @@ def test_a_compiled_encoder_answers_the_same(model, image):
     assert predictor.model.image_encoder._compiled_call_impl is not None
     with torch.compiler.set_stance("force_eager"):  # what the compiler writes is torch's, and takes a minute
         assert close(predictor.segment(image, WORDS), plain)
+
+
+def test_a_machine_without_a_compiler_is_told_so(predictor, image, monkeypatch):
+    def fail(_pixels):
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found")  # as torch 2.14 says it
+
+    monkeypatch.setattr(predictor.model.image_encoder, "forward", fail)
+    with pytest.raises(CannotCompile, match=r"install g\+\+, or leave compile out"):
+        predictor.encode(image)
