@@ -16,7 +16,7 @@ from ml_backend.brush import decode
 from rsrefseg.samples import write_samples
 from tests.with_label_studio.conftest import Fleet, Project, wait_for
 
-SCENES = 16
+SCENES = 48
 FIRST_SEED = 2_000_000_000
 
 EXPECTED_IOU = 0.5

@@ -58,9 +58,9 @@ def served(queue: JobQueue) -> JobQueue:
     return queue
 
 
-def prelabel(queue: JobQueue, label_studio: StandInLabelStudio, project_id: int = 1) -> Prelabel:
+def prelabel(queue: JobQueue, label_studio: StandInLabelStudio, project_id: int = 1, patience_s: float = 2) -> Prelabel:
     door = LabelStudio(label_studio.url, label_studio.key, timeout_s=2)
-    return Prelabel(queue, door, project_id, Console(file=io.StringIO(), width=1000), patience_s=2)
+    return Prelabel(queue, door, project_id, Console(file=io.StringIO(), width=1000), patience_s)
 
 
 def said(work: Prelabel) -> str:
@@ -154,7 +154,7 @@ def test_tasks_deleted_meanwhile_hide_no_others(served: JobQueue, label_studio: 
 
 def test_a_label_studio_that_stumbles_is_asked_again(served: JobQueue, label_studio: StandInLabelStudio) -> None:
     label_studio.misbehave("GET", answers(500), hangs_up, answers(502))
-    work = prelabel(served, label_studio)
+    work = prelabel(served, label_studio, patience_s=30)
     work.run()
     assert work.tally.enqueued == 8
     assert "answered 500" in said(work)
