@@ -99,3 +99,18 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(drawn, outlines, -1, colour.tolist(), 2)
     return drawn
+
+
+def squared(image: np.ndarray, size: int, antialias: bool) -> np.ndarray:
+    """Resize an image to the square that a model reads, without keeping the aspect ratio.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+        size: Side of the square, in pixels.
+        antialias: Whether an image that shrinks is averaged; otherwise it is sampled.
+
+    Returns:
+        (size, size, 3) uint8 RGB.
+    """
+    shrinks = antialias and image.shape[0] * image.shape[1] > size * size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

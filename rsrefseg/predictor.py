@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.nn import functional
@@ -18,6 +17,7 @@ from rsrefseg.calibration import UNCALIBRATED, Calibration
 from rsrefseg.errors import BadImage, CannotCompile
 from rsrefseg.features import ImageFeatures
 from rsrefseg.model import RSRefSeg
+from rsrefseg.pictures import squared
 from rsrefseg.precision import Dtype, dtype_named, lower
 from rsrefseg.tokenizer import Tokenize, tokenizer_for
 
@@ -196,9 +196,7 @@ class Predictor:
 
     def _square(self, image: np.ndarray) -> np.ndarray:
         check_image(image)
-        size = self.model.preset.image_size
-        shrink = self.model.preset.antialias and image.shape[0] * image.shape[1] > size * size
-        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        return squared(image, self.model.preset.image_size, self.model.preset.antialias)
 
     def _features(self, squares: Sequence[np.ndarray]) -> list[ImageFeatures]:
         pixels = torch.from_numpy(np.stack(squares)).to(self.device).permute(0, 3, 1, 2).to(self.dtype) / 255

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
@@ -107,11 +108,7 @@ def probe(predictor: Predictor, images: Iterable[LabelledImage], per_image: int 
         asked = grammar.referrals(per_image, absent_share=0.0) if things else []
         asked = [referral for referral in asked if referral.indices]
         wordings = _wordings(labelled, seed, number)
-        embedding = predictor.encode(labelled.image)
-
-        def ask(expressions: Sequence[str], embedding=embedding) -> list[Segment]:  # type: ignore[no-untyped-def]
-            return predictor.segment(embedding, expressions)
-
+        ask = partial(predictor.segment, predictor.encode(labelled.image))
         truths = [_truth(labelled, referral) for referral in asked]
         found = ask([referral.expression for referral in asked])
         answers += found

@@ -163,7 +163,7 @@ class Trainer:
     def __init__(self, model: RSRefSeg, recipe: Recipe, lesson: Lesson, out: Path, team: Team | None = None) -> None:
         self.recipe = recipe
         self.team = team or Team()
-        self._lesson = lesson
+        self.lesson = lesson
         self._out = out
         self.model = model
         self.device = next(model.parameters()).device
@@ -189,11 +189,11 @@ class Trainer:
     def begin(self) -> None:
         """Prepare the model as the lesson asks."""
         torch.manual_seed(self.recipe.seed)
-        self._lesson.begin(self.model)
+        self.lesson.begin(self.model)
 
     def batches(self) -> Iterator[list[Any]]:
         """Yield what is left: for each step its batches."""
-        stream = self._lesson.batches(self.step * self.recipe.accumulate)
+        stream = self.lesson.batches(self.step * self.recipe.accumulate)
         for _ in range(self.step, self.recipe.steps):
             yield [next(stream) for _ in range(self.recipe.accumulate)]
 
@@ -218,7 +218,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for batch in batches:
             with self._autocast():
-                loss = self._lesson.loss(self.model, batch) / len(batches)
+                loss = self.lesson.loss(self.model, batch) / len(batches)
             loss.backward()
             total += loss.detach()
         gradients = [p.grad for p in self._learnt.values() if p.grad is not None]
@@ -317,7 +317,7 @@ class Trainer:
             Scores by the name of the set.
         """
         with self.averaged() as model:
-            scores = self._lesson.score(Predictor(model, "in training", str(self.device), tokenizer))
+            scores = self.lesson.score(Predictor(model, "in training", str(self.device), tokenizer))
             merit = sum(s.overall.mIoU for s in scores.values()) / len(scores) if scores else None
             if merit is None or self.best is None or merit > self.best:
                 self.best = merit
@@ -417,17 +417,19 @@ def train(
                 if trainer.team.leads:
                     _write_row(out, row)
                     log.info("training", extra={**row, "of": recipe.steps})
+                    if scored:
+                        draw_curves(_read_rows(out / LOG), out / CURVES)
                 began, losses = time.monotonic(), []
             if step % keep_every == 0 or scored:
                 trainer.keep()
-            trainer.team.wait()
+            if scored:
+                trainer.team.wait()
     return scores
 
 
 def _write_row(out: Path, row: dict[str, Any]) -> None:
     rows = [*_read_rows(out / LOG), {key: str(value) for key, value in row.items()}]
     _write_rows(out / LOG, rows)
-    draw_curves(rows, out / CURVES)
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
@@ -484,7 +486,7 @@ def _replace_checkpoint(model: RSRefSeg, folder: Path, card: str) -> None:
 
 
 def _card(trainer: Trainer) -> str:
-    taught = trainer._lesson.described()
+    taught = trainer.lesson.described()
     return "\n".join([
         f"# RSRefSeg {trainer.model.preset.name}",
         "",

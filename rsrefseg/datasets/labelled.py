@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from rsrefseg.expressions import Thing
+from rsrefseg.pictures import squared
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,6 @@ class LabelledImage:
         Returns:
             The same objects.
         """
-        shrinks = self.image.shape[0] * self.image.shape[1] > size * size
-        image = cv2.resize(self.image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        image = squared(self.image, size, antialias=True)
         ids = cv2.resize(self.ids, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
         return replace(self, image=image, ids=ids)

@@ -19,6 +19,7 @@ from rsrefseg.errors import BadDataset, BadRequest
 from rsrefseg.evaluate import Evaluation, evaluate_samples
 from rsrefseg.losses import cross_entropy, dice_loss
 from rsrefseg.model import RSRefSeg
+from rsrefseg.pictures import squared
 from rsrefseg.predictor import Predictor
 from rsrefseg.presets import Preset
 from rsrefseg.tokenizer import Tokenize
@@ -153,8 +154,7 @@ class FromSamples:
         image = sample.image()
         gt_mask = sample.gt_mask((image.shape[0], image.shape[1]))
         side = self._preset.image_size
-        shrink = self._preset.antialias and image.shape[0] * image.shape[1] > side * side
-        square = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        square = squared(image, side, self._preset.antialias)
         mask = cv2.resize(gt_mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST_EXACT)
         return torch.from_numpy(square).permute(2, 0, 1).float() / 255, torch.from_numpy(mask).float()
 
