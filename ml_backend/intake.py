@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ml_backend.body import TaskFile
 from ml_backend.errors import Unaskable
 from ml_backend.label_config import LabelConfig
 from ml_backend.protocol import Task
 from ml_backend.translate import task_to_job, unaskable_key, unaskable_to_failure
 from workers.contract import PredictJob
-from workers.queue import Failure, JobQueue
+from workers.queue import Failure, JobQueue, QueueFull
 
 
 class Taken(NamedTuple):
@@ -49,6 +50,40 @@ def take_in(
     Returns:
         What became of them.
     """
+    jobs, failures = _asked(tasks, project_id, config, model_version)
+    new = queue.submit(jobs, front=front)
+    # A task that could not be asked before and was repaired leaves the list.
+    queue.clear_failures([unaskable_key(project_id, job.task_id) for job in jobs])
+    for failure in failures:
+        queue.record_failure(failure)
+    return Taken(tuple(jobs), new, len(failures))
+
+
+def check_room(queue: JobQueue, tasks: TaskFile, project_id: int, config: LabelConfig, model_version: str) -> None:
+    """Ask whether a queue has room for all of a request's tasks, before the first of them goes there.
+
+    Args:
+        queue: Where the jobs will go.
+        tasks: The tasks.
+        project_id: Their project.
+        config: The tags of the project's labeling config.
+        model_version: The version that is expected to answer.
+    """
+    try:
+        queue.check_room(project_id, len(tasks))
+    except QueueFull:
+        # What is on its way, or cannot be asked, takes no room; it is counted only where that matters.
+        new = 0
+        for some in tasks.batches():
+            jobs, _ = _asked(some, project_id, config, model_version)
+            states = queue.states(project_id, [job.key for job in jobs])
+            new += len(states) - states.count("in flight")
+        queue.check_room(project_id, new)
+
+
+def _asked(
+    tasks: Sequence[Task], project_id: int, config: LabelConfig, model_version: str
+) -> tuple[list[PredictJob], list[Failure]]:
     jobs: list[PredictJob] = []
     failures: list[Failure] = []
     for task in tasks:
@@ -56,9 +91,4 @@ def take_in(
             jobs.append(task_to_job(task, project_id, config, model_version))
         except Unaskable as exc:
             failures.append(unaskable_to_failure(task, project_id, config, exc))
-    new = queue.submit(jobs, front=front)
-    # A task that could not be asked before and was repaired leaves the list.
-    queue.clear_failures([unaskable_key(project_id, job.task_id) for job in jobs])
-    for failure in failures:
-        queue.record_failure(failure)
-    return Taken(tuple(jobs), new, len(failures))
+    return jobs, failures

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
@@ -41,9 +42,13 @@ class Label:
             Where the first name begins and its length below zero, so that the smallest place is the earliest and, at
             the same spot, the longest; None if no name occurs.
         """
-        words = (re.escape(name).replace(r"\ ", r"[\s_-]+") for name in sorted(self.names, key=len, reverse=True))
-        hit = re.search(rf"(?<!\w)(?:{'|'.join(words)})(?:e?s)?(?!\w)", expression, re.IGNORECASE)
+        hit = self._pattern.search(expression)
         return (hit.start(), -len(hit.group())) if hit else None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        words = (re.escape(name).replace(r"\ ", r"[\s_-]+") for name in sorted(self.names, key=len, reverse=True))
+        return re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?:e?s)?(?!\w)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

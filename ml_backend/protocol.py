@@ -7,9 +7,11 @@ included, and a webhook carries the project's secrets.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ml_backend.errors import BadRequest, Malformed
 
 
 def _project_id(value: object) -> object:
@@ -36,6 +38,34 @@ class Sent(BaseModel):
     """What every message of Label Studio has in common: we read what we need and keep nothing else."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+SentT = TypeVar("SentT", bound=Sent)
+
+
+def read_as(kind: type[SentT], text: bytes | str, *where: str | int) -> SentT:
+    """Read a message, or a part of one.
+
+    Args:
+        kind: What it is.
+        text: Its JSON.
+        where: Names and numbers that lead to the part.
+
+    Returns:
+        The message.
+
+    Raises:
+        BadRequest: If a field will not do; it names the first.
+        Malformed: If it is not JSON.
+    """
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as exc:
+        error = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        if error["type"] == "json_invalid":
+            raise Malformed(f"The body is not JSON: {error['msg']}") from None
+        field = ".".join(map(str, (*where, *error["loc"])))
+        raise BadRequest(f"The field {field} will not do: {error['msg']}", field=field) from None
 
 
 class ExtraParams(Sent):
@@ -107,9 +137,10 @@ class Params(Sent):
 
 
 class PredictRequest(Sent):
-    """POST /predict: one task that a person opened or types about, or all that were selected."""
+    """POST /predict: about one task that a person opened or types about, or about all that were selected."""
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[()]
+    """They may be too many to be held at once, and are taken out one by one before this is read."""
     project: ProjectId
     label_config: Annotated[str, Field(min_length=1)]
     params: Params = Params()

@@ -6,18 +6,18 @@ import logging
 import threading
 import uuid
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Flask, Response, jsonify, request
-from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
+from ml_backend.body import TaskFile, reading
 from ml_backend.errors import BadRequest, Malformed, Unaskable
-from ml_backend.intake import take_in
+from ml_backend.intake import check_room, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
-from ml_backend.protocol import Context, PredictRequest, Sent, SetupRequest, Task, Webhook
+from ml_backend.protocol import Context, PredictRequest, SetupRequest, Task, Webhook, read_as
 from ml_backend.translate import answer_to_prediction, task_to_job
-from workers.contract import Answer
+from workers.contract import Answer, PredictJob
 from workers.queue import Event, JobQueue, QueueFull, RedisAway
 from workers.settings import Settings
 
@@ -46,8 +46,6 @@ KEPT_EVENTS = frozenset({
     "TASKS_DELETED",
 })
 """The webhooks that later work wants to know of."""
-
-SentT = TypeVar("SentT", bound=Sent)
 
 
 def create_app(settings: Settings, queue: JobQueue) -> Flask:
@@ -104,7 +102,7 @@ class Routes:
         Returns:
             The model version; nothing while no worker ever announced one.
         """
-        sent = _read(SetupRequest)
+        sent = read_as(SetupRequest, request.get_data(cache=False))
         read_label_config(sent.label_config)
         # Label Studio sends the extra parameters here alone.
         self.queue.keep_expression_field(sent.project, sent.extra_params.expression_field)
@@ -117,18 +115,15 @@ class Routes:
             For each task an empty list, which Label Studio takes for "not yet": the courier delivers. For a person who
             waits in the editor, the regions.
         """
-        sent = _read(PredictRequest)
-        config = read_label_config(sent.label_config, self.queue.expression_field(sent.project))
-        version = self.queue.model_version() or ""
-        if sent.params.context is not None:
-            return {"results": [self._draw(task, sent, config, version, sent.params.context) for task in sent.tasks]}
-        opened = len(sent.tasks) == 1
-        taken = take_in(self.queue, sent.tasks, sent.project, config, version, front=opened)
-        counts = {"tasks": len(sent.tasks), "new": taken.new, "unaskable": taken.unaskable}
-        log.info("tasks taken", extra={"project_id": sent.project, **counts})
-        if opened and taken.jobs:
-            self._wait_until_settled(taken.jobs[0].key)
-        return {"results": [[] for _ in sent.tasks]}
+        with reading(request.stream) as (sent, tasks):
+            config = read_label_config(sent.label_config, self.queue.expression_field(sent.project))
+            version = self.queue.model_version() or ""
+            context = sent.params.context
+            if context is not None:
+                drawn = [self._draw(task, sent, config, version, context) for some in tasks.batches() for task in some]
+                return {"results": drawn}
+            self._enqueue(tasks, sent.project, config, version)
+            return {"results": [[]] * len(tasks)}
 
     def webhook(self) -> dict[str, Any]:
         """Keep what happened; Label Studio waits one second and never repeats itself, so nothing else is done here.
@@ -136,7 +131,7 @@ class Routes:
         Returns:
             Whether the event was kept.
         """
-        sent = _read(Webhook)
+        sent = read_as(Webhook, request.get_data(cache=False))
         if sent.action not in KEPT_EVENTS or sent.project is None:
             return {"status": "ignored"}
         event = Event(
@@ -162,11 +157,24 @@ class Routes:
         version = self.queue.model_version()
         return {} if version is None else {"model_version": version}
 
-    def _wait_until_settled(self, key: str) -> None:
+    def _enqueue(self, tasks: TaskFile, project_id: int, config: LabelConfig, version: str) -> None:
+        opened = len(tasks) == 1
+        check_room(self.queue, tasks, project_id, config, version)
+        new = unaskable = 0
+        for some in tasks.batches():
+            taken = take_in(self.queue, some, project_id, config, version, front=opened)
+            new += taken.new
+            unaskable += taken.unaskable
+        counts = {"tasks": len(tasks), "new": new, "unaskable": unaskable}
+        log.info("tasks taken", extra={"project_id": project_id, **counts})
+        if opened and taken.jobs:
+            self._wait_until_settled(taken.jobs[0])
+
+    def _wait_until_settled(self, job: PredictJob) -> None:
         # Label Studio reads its predictions again after we answered, so what the courier delivers meanwhile is shown.
         if self._waiting.acquire(blocking=False):
             try:
-                self.queue.wait_until_settled([key], self.settings.open_wait_s)
+                self.queue.wait_until_settled(job.project_id, [job.key], self.settings.open_wait_s)
             finally:
                 self._waiting.release()
 
@@ -193,17 +201,6 @@ class Routes:
         reason = reply.reason if reply else f"no worker answered within {self.settings.interactive_wait_s:g} s"
         log.warning("nothing drawn", extra={"task_id": task.id, "reason": reason})
         return nothing
-
-
-def _read(kind: type[SentT]) -> SentT:
-    try:
-        return kind.model_validate_json(request.get_data(cache=False))
-    except ValidationError as exc:
-        error = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-        if error["type"] == "json_invalid":
-            raise Malformed(f"The body is not JSON: {error['msg']}") from None
-        field = ".".join(map(str, error["loc"]))
-        raise BadRequest(f"The field {field} will not do: {error['msg']}", field=field) from None
 
 
 def _say(status: int, reason: str, **facts: str) -> Response:

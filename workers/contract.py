@@ -8,6 +8,7 @@ This module imports no torch; images cross as URIs, masks as COCO run lengths.
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -98,7 +99,7 @@ class PredictJob(Wire):
     interactive: bool = False
     """A person waits in the editor: the answer goes back to the caller and is not delivered."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Name the request, so that the same question is never computed twice at once nor stored twice.
 
@@ -106,6 +107,12 @@ class PredictJob(Wire):
             32 hexadecimal digits over everything that makes the answer.
         """
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
+
+    def __copy__(self) -> Self:
+        # A copy is made to be changed, and then has a key of its own.
+        copy = super().__copy__()
+        copy.__dict__.pop("key", None)
+        return copy
 
 
 class Found(Wire):

@@ -164,17 +164,12 @@ class JobQueue:
 
         Returns:
             How many were not in flight.
-
-        Raises:
-            QueueFull: If they would be too many; then none of them was taken.
         """
         wanted = {job.key: job for job in jobs}
         waiting = self._waiting(self.gpu)  # First: what others submit meanwhile must not be counted twice.
         in_flight = self._in_flight(wanted)
         new = [job for key, job in wanted.items() if key not in in_flight]
-        if new and waiting + len(new) > self.settings.queue_limit:
-            limit = f"the limit of {self.settings.queue_limit} (RSREFSEG_QUEUE_LIMIT)"
-            raise QueueFull(f"{waiting} requests wait, and {len(new)} more would pass {limit}.", RETRY_AFTER_S)
+        self._check_room(waiting, len(new))
         taken = 0
         for chunk in _chunks(new[::-1] if front else new):
             with self.redis.pipeline(transaction=False) as pipe:
@@ -182,6 +177,16 @@ class JobQueue:
                     self._push_predict(pipe, job, front=front)
                 taken += sum(pipe.execute())
         return taken
+
+    @renaming_redis_errors()
+    def check_room(self, _project_id: int, count: int) -> None:
+        """Ask whether so many more requests would be taken now."""
+        self._check_room(self._waiting(self.gpu), count)
+
+    def _check_room(self, waiting: int, count: int) -> None:
+        if count and waiting + count > self.settings.queue_limit:
+            limit = f"the limit of {self.settings.queue_limit} (RSREFSEG_QUEUE_LIMIT)"
+            raise QueueFull(f"{waiting} requests wait, and {count} more would pass {limit}.", RETRY_AFTER_S)
 
     @renaming_redis_errors()
     def deliver(self, answer: Answer) -> None:
@@ -206,22 +211,24 @@ class JobQueue:
             pipe.execute()
 
     @renaming_redis_errors()
-    def settle(self, key: str) -> None:
+    def settle(self, job: PredictJob) -> None:
         """Say that a request's prediction is where it belongs.
 
         Args:
-            key: The request's key.
+            job: The request.
         """
+        key = job.key
         with self.redis.pipeline() as pipe:
             pipe.set(_settled_key(key), 1, ex=REPLY_TTL_S)
             self._failures.drop([key], pipe)
             pipe.execute()
 
     @renaming_redis_errors()
-    def wait_until_settled(self, keys: Sequence[str], timeout_s: float) -> bool:
+    def wait_until_settled(self, project_id: int, keys: Sequence[str], timeout_s: float) -> bool:
         """Wait until requests are delivered, or have failed.
 
         Args:
+            project_id: Their project.
             keys: Their keys.
             timeout_s: How long to wait at most.
 
@@ -229,14 +236,14 @@ class JobQueue:
             Whether all of them are.
         """
         deadline = time.monotonic() + timeout_s
-        while "in flight" in self.states(keys):
+        while "in flight" in self.states(project_id, keys):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(POLL_S)
         return True
 
     @renaming_redis_errors()
-    def states(self, keys: Sequence[str]) -> list[State]:
+    def states(self, _project_id: int, keys: Sequence[str]) -> list[State]:
         """Say how far requests are that were submitted before.
 
         Args:

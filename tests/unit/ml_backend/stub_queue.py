@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from workers.contract import Answer, PredictJob, Reply
 from workers.errors import QueueFull, RedisAway
-from workers.queue import Event, Failure
+from workers.queue import Event, Failure, State
 from workers.settings import Settings
 
 Worker = Callable[[PredictJob], Reply | None]
@@ -34,10 +34,9 @@ class StubQueue:
 
     def submit(self, jobs: Sequence[PredictJob], *, front: bool = False) -> int:
         self.ping()
-        in_flight = {job.key for job in self.waiting} | {answer.job.key for answer in self.answers}
+        in_flight = self._in_flight()
         new = list({job.key: job for job in jobs if job.key not in in_flight}.values())
-        if new and len(self.waiting) + len(new) > self.settings.queue_limit:
-            raise QueueFull("too many wait", 30)
+        self.check_room(jobs[0].project_id if jobs else 0, len(new))
         self.waiting[:] = new + self.waiting if front else self.waiting + new
         for job in new:
             self._failures.pop(job.key, None)
@@ -48,24 +47,37 @@ class StubQueue:
                     self.deliver(reply)
         return len(new)
 
+    def check_room(self, _project_id: int, count: int) -> None:
+        self.ping()
+        if count and len(self.waiting) + count > self.settings.queue_limit:
+            raise QueueFull("too many wait", 30)
+
     def deliver(self, answer: Answer) -> None:
         self.ping()
         self.answers.append(answer)
 
-    def settle(self, key: str) -> None:
+    def settle(self, job: PredictJob) -> None:
         self.ping()
-        self.waiting[:] = [job for job in self.waiting if job.key != key]
-        self.answers[:] = [answer for answer in self.answers if answer.job.key != key]
+        self.waiting[:] = [waiting for waiting in self.waiting if waiting.key != job.key]
+        self.answers[:] = [answer for answer in self.answers if answer.job.key != job.key]
 
-    def wait_until_settled(self, keys: Sequence[str], timeout_s: float) -> bool:
+    def wait_until_settled(self, _project_id: int, keys: Sequence[str], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while True:
             self.ping()
-            if not {job.key for job in self.waiting}.union(a.job.key for a in self.answers) & set(keys):
+            if not self._in_flight() & set(keys):
                 return True
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.01)
+
+    def states(self, _project_id: int, keys: Sequence[str]) -> list[State]:
+        self.ping()
+        in_flight = self._in_flight()
+        return ["in flight" if key in in_flight else "failed" if key in self._failures else "delivered" for key in keys]
+
+    def _in_flight(self) -> set[str]:
+        return {job.key for job in self.waiting} | {answer.job.key for answer in self.answers}
 
     def wait_for_reply(self, job: PredictJob, timeout_s: float) -> Reply | None:
         deadline = time.monotonic() + timeout_s
