@@ -21,6 +21,9 @@ IN_MEMORY = 1024 * 1024
 BATCH = 128 * 1024
 """How many bytes of tasks are taken up again at once: several hundred tasks, or one that carries its image."""
 
+_AFTER = frozenset(" \t\r\n:,]}")
+"""What stands behind a value."""
+
 _DECODER = json.JSONDecoder()
 
 
@@ -132,8 +135,7 @@ class _Text:
             The value as it is written.
         """
         self.peek()
-        # What is at the very end may go on: of 12 only the 1 has come.
-        while (end := self._end_of_value()) == len(self._text):
+        while (end := self._end_of_value()) is None:
             self._expect_more()
         value = self._text[self._at : end]
         self._at = end
@@ -179,11 +181,13 @@ class _Text:
             self._at += 1
         return self._at < len(self._text)
 
-    def _end_of_value(self) -> int:
+    def _end_of_value(self) -> int | None:
         try:
-            return _DECODER.raw_decode(self._text, self._at)[1]
+            _, end = _DECODER.raw_decode(self._text, self._at)
         except (ValueError, RecursionError):
-            return len(self._text)
+            return None
+        # Of 0.25 perhaps only 0. has come, which is read as 0.
+        return end if self._text[end : end + 1] in _AFTER else None
 
     def _expect_more(self) -> None:
         if not self._more():
