@@ -106,7 +106,7 @@ class Courier:
                 return Retry(max=FOREVER, interval=self._patience.busy_s)
             except (LabelStudioAway, LabelStudioRefused) as exc:
                 return self._later(answer, exc)
-            self._queue.settle(job.key)
+            self._queue.settle(job)
             facts = {"regions": len(prediction["result"]), "score": prediction["score"]}
             log.info("prediction delivered", extra={**facts, "seconds": round(time.monotonic() - started, 3)})
             return Retry(max=FOREVER, interval=self._patience.late_s) if unsure else None

@@ -208,7 +208,7 @@ class Prelabel:
         heard_at = time.monotonic()
         while self._pending:
             oldest = [self._pending.popleft().hex() for _ in range(min(LOOKED_AT, len(self._pending)))]
-            states = self._through_outages(self._queue.states, oldest)
+            states = self._through_outages(self._queue.states, self._project_id, oldest)
             self.tally.delivered += states.count("delivered")
             self.tally.failed += states.count("failed")
             still = [key for key, state in zip(oldest, states, strict=True) if state == "in flight"]

@@ -17,7 +17,7 @@ from ml_backend.intake import take_in
 from ml_backend.label_config import LabelConfig, read_label_config
 from ml_backend.protocol import Context, PredictRequest, Sent, SetupRequest, Task, Webhook
 from ml_backend.translate import answer_to_prediction, task_to_job
-from workers.contract import Answer
+from workers.contract import Answer, PredictJob
 from workers.queue import Event, JobQueue, QueueFull, RedisAway
 from workers.settings import Settings
 
@@ -127,7 +127,7 @@ class Routes:
         counts = {"tasks": len(sent.tasks), "new": taken.new, "unaskable": taken.unaskable}
         log.info("tasks taken", extra={"project_id": sent.project, **counts})
         if opened and taken.jobs:
-            self._wait_until_settled(taken.jobs[0].key)
+            self._wait_until_settled(taken.jobs[0])
         return {"results": [[] for _ in sent.tasks]}
 
     def webhook(self) -> dict[str, Any]:
@@ -162,11 +162,11 @@ class Routes:
         version = self.queue.model_version()
         return {} if version is None else {"model_version": version}
 
-    def _wait_until_settled(self, key: str) -> None:
+    def _wait_until_settled(self, job: PredictJob) -> None:
         # Label Studio reads its predictions again after we answered, so what the courier delivers meanwhile is shown.
         if self._waiting.acquire(blocking=False):
             try:
-                self.queue.wait_until_settled([key], self.settings.open_wait_s)
+                self.queue.wait_until_settled(job.project_id, [job.key], self.settings.open_wait_s)
             finally:
                 self._waiting.release()
 

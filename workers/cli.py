@@ -84,7 +84,7 @@ def _run_one(settings: Settings, gpu: str | None = None) -> None:
         # Before the queue is opened: a process that is killed while it loads has left nothing behind.
         predictor = load(settings, "cpu" if gpu is None else "cuda")
     with complaining(WorkersError), JobQueue.open(settings) as queue:
-        serve(queue, predictor)
+        serve(queue, predictor, batch_images=1 if gpu is None else settings.batch_images)
 
 
 def _simulate_one(settings: Settings, seconds_per_image: float) -> None:

@@ -181,17 +181,17 @@ class LeasedWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
             self.pubsub_thread.stop()
 
 
-def serve(make_worker: Callable[[Stop], LeasedWorker]) -> None:
+def serve(make_worker: Callable[[], LeasedWorker], stop: Stop) -> None:
     """Take jobs until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
 
     Args:
         make_worker: Makes a new worker, whenever the former one lost Redis.
+        stop: Set when somebody asks the process to end.
     """
-    stop = Stop()
     stop.listen()
     while not stop.asked:
         try:
-            make_worker(stop).work(logging_level=None)
+            make_worker().work(logging_level=None)
         except StopRequested:
             log.info("stopped between two jobs")
         except REDIS_ERRORS as exc:

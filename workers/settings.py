@@ -66,8 +66,16 @@ class Settings(BaseSettings):
     interactive_wait_s: Annotated[float, Field(gt=0)] = 20.0
     """How long a person who typed an expression in the editor may wait for the mask, in seconds."""
 
-    queue_limit: Annotated[int, Field(gt=0)] = 100_000
-    """Most requests that may wait for a worker; beyond it new ones are refused for the time being."""
+    queue_limit: Annotated[int, Field(gt=0)] = 500_000
+    """Most requests that may be on their way at once; beyond it new ones are refused for the time being."""
+    project_limit: Annotated[int, Field(gt=0)] = 200_000
+    """The same for those of one project."""
+    answers_limit: Annotated[int, Field(gt=0)] = 10_000
+    """With so many masks to deliver workers pause, so that a Label Studio that is away does not fill Redis."""
+    chunk_s: Annotated[float, Field(gt=0)] = 2.0
+    """After how long a worker puts back what is left of its chunk, so that others get their turn, in seconds."""
+    batch_images: Annotated[int, Field(gt=0)] = 8
+    """Most images that a GPU encodes at once; too many for its memory are halved. A CPU takes one at a time."""
     predict_timeout_s: Annotated[int, Field(gt=0)] = 300
     """Longest that all the masks of one image may take, download included, in seconds."""
     failure_days: Annotated[int, Field(gt=0)] = 7

@@ -52,12 +52,12 @@ class StubQueue:
         self.ping()
         self.answers.append(answer)
 
-    def settle(self, key: str) -> None:
+    def settle(self, job: PredictJob) -> None:
         self.ping()
-        self.waiting[:] = [job for job in self.waiting if job.key != key]
-        self.answers[:] = [answer for answer in self.answers if answer.job.key != key]
+        self.waiting[:] = [waiting for waiting in self.waiting if waiting.key != job.key]
+        self.answers[:] = [answer for answer in self.answers if answer.job.key != job.key]
 
-    def wait_until_settled(self, keys: Sequence[str], timeout_s: float) -> bool:
+    def wait_until_settled(self, _project_id: int, keys: Sequence[str], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while True:
             self.ping()

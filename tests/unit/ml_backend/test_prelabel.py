@@ -50,7 +50,7 @@ class Drain:
     def clear_failures(self, keys: Sequence[str]) -> None:
         pass
 
-    def states(self, keys: Sequence[str]) -> list[str]:
+    def states(self, _project_id: int, keys: Sequence[str]) -> list[str]:
         return ["delivered"] * len(keys)
 
 
