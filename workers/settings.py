@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, RedisDsn, SecretStr, ValidationError, field_validator
+from pydantic import Field, RedisDsn, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts on private networks that images may come from, with commas between; Label Studio's own always may."""
 
+    hung_s: Annotated[float, Field(validate_default=True)] = 120.0
+    """How long a worker with a job may make no progress before it is killed, in seconds; above the image timeout."""
+    stop_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long workers may take to end the batch in hand after SIGTERM, in seconds; then they are killed."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least serious log line that is written."""
 
@@ -89,6 +94,13 @@ class Settings(BaseSettings):
     @classmethod
     def _without_slash(cls, url: str) -> str:
         return url.rstrip("/")
+
+    @field_validator("hung_s")
+    @classmethod
+    def _above_the_longest_step(cls, hung_s: float, info: ValidationInfo) -> float:
+        if hung_s <= info.data.get("image_timeout_s", 0):
+            raise ValueError("it must be above RSREFSEG_IMAGE_TIMEOUT_S, since a worker may wait so long for an image")
+        return hung_s
 
     @field_validator("data", "checkpoint")
     @classmethod

@@ -44,13 +44,14 @@ class WarmWorker(LeasedWorker):
 
     Args:
         queue: Where the jobs are.
+        source: Which of its lists this worker takes jobs from.
         model_version: What this worker serves.
         stop: Set when somebody asks the process to end.
         pace: How soon the death of a worker is noticed.
     """
 
-    def __init__(self, queue: JobQueue, model_version: str, stop: Stop, pace: Pace) -> None:
-        super().__init__(queue.gpu, stop, pace)
+    def __init__(self, queue: JobQueue, source: Queue, model_version: str, stop: Stop, pace: Pace) -> None:
+        super().__init__(source, stop, pace)
         self._queue = queue
         self._model_version = model_version
         self._stoppable = False
@@ -164,13 +165,15 @@ def load(settings: Settings, device: str) -> Predictor:
     return predictor
 
 
-def serve(queue: JobQueue, predictor: Model, pace: Pace | None = None) -> None:
+def serve(queue: JobQueue, predictor: Model, pace: Pace | None = None, serves: str = "gpu") -> None:
     """Take jobs until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
 
     Args:
         queue: Where the jobs are.
         predictor: The model, warm.
         pace: How soon the death of a worker is noticed.
+        serves: Which jobs to take: `gpu`, or `interactive` for those alone that a person waits for.
     """
+    source = queue.gpu if serves == "gpu" else Queue(serves, connection=queue.redis, serializer="json")
     lay_out(Bench(queue, ImageFetcher(queue.settings), predictor))
-    leased.serve(lambda stop: WarmWorker(queue, predictor.version, stop, pace or Pace()))
+    leased.serve(lambda stop: WarmWorker(queue, source, predictor.version, stop, pace or Pace()))
