@@ -16,8 +16,9 @@ from rq.timeouts import JobTimeoutException
 from structlog.contextvars import bound_contextvars
 
 from rsrefseg.errors import BadRequest
+from workers import progress
 from workers.bench import Bench, Segmented
-from workers.contract import Answer, Found, PredictJob, Refusal, Rle
+from workers.contract import ASKS_LIMIT, Answer, Found, PredictJob, Refusal, Rle
 
 log = logging.getLogger(__name__)
 
@@ -104,13 +105,16 @@ def draw(bench: Bench, images: Sequence[Fetched]) -> Iterator[Drawn | Refusal]:
 
 def _ask(bench: Bench, embedding: Any, jobs: Sequence[PredictJob], seconds: float) -> Iterator[Drawn | Refusal]:
     started = time.monotonic()
-    try:
-        with _on_time(bench):
-            segments = bench.predictor.segment(embedding, [ask.expression for job in jobs for ask in job.asks])
-    except Exception as exc:
-        if len(jobs) == 1:
-            yield _refusal(jobs[0], exc)
-            return
+    segments: Sequence[Segmented] | None = None
+    if len(jobs) == 1 or sum(len(job.asks) for job in jobs) <= ASKS_LIMIT:
+        try:
+            with _on_time(bench):
+                segments = bench.predictor.segment(embedding, [ask.expression for job in jobs for ask in job.asks])
+        except Exception as exc:
+            if len(jobs) == 1:
+                yield _refusal(jobs[0], exc)
+                return
+    if segments is None:
         half = len(jobs) // 2
         yield from _ask(bench, embedding, jobs[:half], seconds)
         yield from _ask(bench, embedding, jobs[half:], seconds)
@@ -123,6 +127,7 @@ def _ask(bench: Bench, embedding: Any, jobs: Sequence[PredictJob], seconds: floa
 @contextmanager
 def _on_time(bench: Bench) -> Iterator[None]:
     # RQ's alarm for the whole job, wound up anew for each step, and then set back.
+    progress.busy()
     if signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, None):
         yield
         return

@@ -15,6 +15,7 @@ from itertools import islice
 from structlog.contextvars import bound_contextvars
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from workers import progress
 from workers.bench import Bench
 from workers.contract import Chunk, PredictJob, Refusal
 from workers.drawing import TOO_LONG, Drawn, Fetched, broken, draw
@@ -135,6 +136,8 @@ class Pipeline:
             return [Refusal(job=job, move="ours", reason=TOO_LONG) for job in jobs]
         except Exception:
             return [broken(job) for job in jobs]
+        finally:
+            progress.busy()
         return Fetched(image, jobs, seconds)
 
     # The masks are worth waiting for a Redis that restarts: else all is drawn again.
@@ -160,3 +163,4 @@ class Pipeline:
         # Masks that wait for the messenger take memory.
         while len(self._behind) > allowed:
             self._behind.popleft().result()
+            progress.busy()

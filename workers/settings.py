@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, RedisDsn, SecretStr, ValidationError, field_validator
+from pydantic import Field, RedisDsn, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -76,8 +76,8 @@ class Settings(BaseSettings):
     """After how long a worker puts back what is left of its chunk, so that others get their turn, in seconds."""
     batch_images: Annotated[int, Field(gt=0)] = 8
     """Most images that a GPU encodes at once; too many for its memory are halved. A CPU takes one at a time."""
-    predict_timeout_s: Annotated[int, Field(gt=0)] = 300
-    """Longest that all the masks of one image may take, download included, in seconds."""
+    predict_timeout_s: Annotated[int, Field(gt=0)] = 100
+    """Longest that one step may take, in seconds: a batch of images, or the masks of one image."""
     failure_days: Annotated[int, Field(gt=0)] = 7
     """How long a failure stays on the list, in days."""
 
@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts on private networks that images may come from, with commas between; Label Studio's own always may."""
 
+    hung_s: Annotated[float, Field(validate_default=True)] = 120.0
+    """How long a worker may be silent over a job before it is killed, in seconds; longer than any one step may take."""
+    stop_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long workers may take to end the batch in hand after SIGTERM, in seconds; then they are killed."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least serious log line that is written."""
 
@@ -97,6 +102,13 @@ class Settings(BaseSettings):
     @classmethod
     def _without_slash(cls, url: str) -> str:
         return url.rstrip("/")
+
+    @field_validator("hung_s")
+    @classmethod
+    def _above_the_longest_step(cls, hung_s: float, info: ValidationInfo) -> float:
+        if hung_s <= max(info.data.get("image_timeout_s", 0), info.data.get("predict_timeout_s", 0)):
+            raise ValueError("it must be above RSREFSEG_IMAGE_TIMEOUT_S and RSREFSEG_PREDICT_TIMEOUT_S")
+        return hung_s
 
     @field_validator("data", "checkpoint")
     @classmethod

@@ -31,7 +31,7 @@ from workers.bench import Bench, Model, lay_out
 from workers.errors import JobStopped, RedisAway
 from workers.images import ImageFetcher
 from workers.leased import LeasedWorker, Pace, Stop
-from workers.queue import JobQueue
+from workers.queue import GPU, INTERACTIVE, JobQueue
 from workers.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ class WarmWorker(LeasedWorker):
 
     Args:
         queue: Where the jobs are.
+        source: Which of its lists this worker takes jobs from.
         model_version: What this worker serves.
         stop: Set when somebody asks the process to end.
         pace: How soon the death of a worker is noticed.
     """
 
-    def __init__(self, queue: JobQueue, model_version: str, stop: Stop, pace: Pace) -> None:
-        super().__init__(queue.gpu, stop, pace)
+    def __init__(self, queue: JobQueue, source: Queue, model_version: str, stop: Stop, pace: Pace) -> None:
+        super().__init__(source, stop, pace)
         self._queue = queue
         self._model_version = model_version
         self._stoppable = False
@@ -184,15 +185,19 @@ def load(settings: Settings, device: str) -> Predictor:
     return predictor
 
 
-def serve(queue: JobQueue, predictor: Model, pace: Pace | None = None, batch_images: int = 1) -> None:
+def serve(
+    queue: JobQueue, predictor: Model, pace: Pace | None = None, *, serves: str = GPU, batch_images: int = 1
+) -> None:
     """Take jobs until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
 
     Args:
         queue: Where the jobs are.
         predictor: The model, warm.
         pace: How soon the death of a worker is noticed.
+        serves: Which jobs to take: `gpu`, or `interactive` for those alone that a person waits for.
         batch_images: How many images are encoded at once.
     """
+    source = queue.interactive if serves == INTERACTIVE else queue.gpu
     stop = Stop()
     lay_out(Bench(queue, ImagesAhead(ImageFetcher(queue.settings)), predictor, stop, batch_images))
-    leased.serve(lambda: WarmWorker(queue, predictor.version, stop, pace or Pace()), stop)
+    leased.serve(lambda: WarmWorker(queue, source, predictor.version, stop, pace or Pace()), stop)
