@@ -401,7 +401,7 @@ class JobQueue(NoticeBoard):
             args=(chunk.model_dump_json(),),
             job_id=f"chunk-{uuid.uuid4().hex[:16]}",
             status=JobStatus.SCHEDULED if place == "later" else JobStatus.QUEUED,
-            description=f"{len(chunk.requests)} of project {chunk.project_id}",
+            description=f"{len(chunk.requests)} requests of project {chunk.project_id}",
             # A bound for the whole; each image has its own, which the worker keeps.
             timeout=self.settings.predict_timeout_s * (images + 1),
             result_ttl=DONE_TTL_S,

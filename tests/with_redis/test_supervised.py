@@ -55,10 +55,13 @@ def busy_worker(queue: JobQueue) -> SimpleWorker | None:
     return next((worker for worker in workers_on(queue) if worker.get_state() == WorkerStatus.BUSY), None)
 
 
-def test_systemd_and_the_supervisor_both_ask_a_worker_to_leave_and_that_is_once(queue: JobQueue, run: Run) -> None:
+def test_systemd_and_the_supervisor_both_ask_a_worker_to_leave_and_that_is_once(
+    queue: JobQueue, image_host: ImageHost, run: Run
+) -> None:
     queue.submit([make_job(image_uri=IMAGE)])
     supervisor = run("--simulate", "5")
-    worker = wait_for(lambda: busy_worker(queue), timeout_s=120)
+    wait_for(lambda: image_host.asked, timeout_s=120)
+    worker = wait_for(lambda: busy_worker(queue))
     assert worker.pid != supervisor.pid
     os.kill(worker.pid, signal.SIGTERM)
     time.sleep(1.2)  # RQ would count a SIGTERM so much later as a second one.
@@ -82,10 +85,12 @@ def test_a_second_sigterm_leaves_the_request_in_hand_to_others(queue: JobQueue, 
     wait_for(lambda: answers_in(queue), timeout_s=120)
 
 
-def test_a_worker_without_its_supervisor_ends_the_request_in_hand_and_leaves(queue: JobQueue, run: Run) -> None:
+def test_a_worker_without_its_supervisor_ends_the_request_in_hand_and_leaves(
+    queue: JobQueue, image_host: ImageHost, run: Run
+) -> None:
     queue.submit([make_job(image_uri=IMAGE)])
     supervisor = run("--simulate", "3")
-    wait_for(lambda: busy_worker(queue), timeout_s=120)
+    wait_for(lambda: image_host.asked, timeout_s=120)
     supervisor.kill()
     wait_for(lambda: not workers_on(queue), timeout_s=60)
     assert len(answers_in(queue)) == 1
