@@ -108,5 +108,6 @@ def serve(queue: JobQueue, courier: Courier, pace: Pace | None = None) -> None:
     housekeeper = Housekeeper(queue, pace.round_s)
     housekeeper.start()
     log.info("courier ready")
-    leased.serve(lambda stop: CourierWorker(queue, courier, stop, pace))
+    stop = Stop()
+    leased.serve(lambda: CourierWorker(queue, courier, stop, pace), stop)
     housekeeper.stop()

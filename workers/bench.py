@@ -1,4 +1,4 @@
-"""What a worker lays out once and every job finds at hand: settings, queue, images, and the model, warm."""
+"""What a worker lays out once and every job finds at hand: queue, images, and the model, warm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from workers.images import ImageFetcher
+from workers.ahead import ImagesAhead
+from workers.leased import Stop
 from workers.queue import JobQueue
 
 
@@ -33,20 +34,24 @@ class Model(Protocol):
 
     version: str
 
-    def encode(self, image: np.ndarray, /) -> Any:
-        """Do what is done once for an image."""
+    def encode_all(self, images: Sequence[np.ndarray], /) -> Sequence[Any]:
+        """Do what is done once for each image."""
 
     def segment(self, image: Any, expressions: Sequence[str], /) -> Sequence[Segmented]:
-        """Find what each expression refers to in what `encode` made."""
+        """Find what each expression refers to in what `encode_all` made of it."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
     """The tools of one worker process."""
 
     queue: JobQueue
-    images: ImageFetcher
+    images: ImagesAhead
     predictor: Model
+    stop: Stop
+    """Whether the process is asked to end."""
+    batch_images: int = 1
+    """How many images are encoded at once; less and less where memory is short."""
 
 
 _laid_out: Bench | None = None

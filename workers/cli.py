@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-from workers import logs
+from workers import logs, progress
 from workers.complaint import USAGE, Complaint, complaining
 from workers.errors import WorkersError
-from workers.queue import GPU, JobQueue
+from workers.queue import JobQueue
 from workers.settings import Settings
+from workers.simulated import SimulatedPredictor
 from workers.status import as_tables, status_of
+from workers.supervisor import LINE, supervise
+
+if TYPE_CHECKING:
+    from rsrefseg import Predictor
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """What CUDA reads, once, to know which GPUs a process may use."""
 
+CPU = "cpu"
+"""What `--gpus` calls the device that is always there."""
+
+COUNT_GPUS = "import torch; print(torch.cuda.is_available() * torch.cuda.device_count())"
+"""Torch is asked, since what CUDA lists is more than this torch may be able to use."""
 
 NO_GPU = "No such GPU is to be seen from here: mend the driver, or use --gpus cpu."
 
@@ -37,31 +49,40 @@ def main() -> None:
 @click.option(
     "--gpus", metavar="cpu|all|0,2", help="Where the model runs: one process for each GPU.  [default: all, or cpu]"
 )
-@click.option("--queue", type=click.Choice([GPU]), default=GPU, show_default=True, help="Which jobs to take.")
+@click.option(
+    "--queue",
+    type=click.Choice(["gpu", "interactive"]),
+    default="gpu",
+    show_default=True,
+    help="Which jobs to take; interactive ones are those that a person waits for, and none else.",
+)
 @click.option(
     "--simulate",
     metavar="SECONDS_PER_IMAGE",
     type=click.FloatRange(0),
     help="Sleep in place of the model; all else is real. --gpus 0,1,2 then pretends that there are three.",
 )
-def run(gpus: str | None, queue: str, simulate: float | None) -> None:
-    """Load the model and take jobs until Ctrl-C."""
+@click.option(LINE, "line", type=int, hidden=True, help="The supervisor gives it to each of its processes.")
+def run(gpus: str | None, queue: str, simulate: float | None, line: int | None) -> None:
+    """Load the model and take jobs until Ctrl-C.
+
+    One process for each GPU, which is started again when it dies or hangs. Ctrl-C or SIGTERM lets each end its batch;
+    a second one ends them at once.
+    """
     with complaining(WorkersError):
         settings = Settings.load()
     if simulate is None:
         _require_torch()
     logs.configure(settings.log_level)
+    if line is not None:
+        progress.report_to(line, settings.stop_s)
+        _work(settings, gpus or CPU, queue, simulate)
+        return
     chosen = _choose_gpus(gpus, settings) if simulate is None else _pretend_gpus(gpus)
-    if len(chosen) > 1:
-        from workers.supervisor import supervise  # Only many processes need one.
-
-        command = [sys.executable, "-m", "workers.cli", "run", "--queue", queue]
-        command += [] if simulate is None else ["--simulate", str(simulate)]
-        sys.exit(supervise([[*command, "--gpus", gpu] for gpu in chosen], hopeless=USAGE))
-    elif simulate is None:
-        _run_one(settings, *chosen)
-    else:
-        _simulate_one(settings, simulate)
+    command = [sys.executable, "-m", "workers.cli", "run", "--queue", queue]
+    command += [] if simulate is None else ["--simulate", str(simulate)]
+    commands = [[*command, "--gpus", gpu] for gpu in chosen]
+    sys.exit(supervise(commands, settings.hung_s, settings.stop_s, hopeless=USAGE))
 
 
 def _require_torch() -> None:
@@ -69,53 +90,51 @@ def _require_torch() -> None:
         raise Complaint(NO_TORCH)
 
 
-def _run_one(settings: Settings, gpu: str | None = None) -> None:
-    if gpu is not None:
+def _work(settings: Settings, gpu: str, queue_name: str, simulate: float | None) -> None:
+    # Loaded before the queue is opened: a process that is killed while it loads has left nothing behind.
+    predictor = _load(settings, gpu) if simulate is None else SimulatedPredictor(simulate)
+
+    from workers.worker import serve  # OpenCV is in there, which only a running worker needs.
+
+    with complaining(WorkersError), JobQueue.open(settings) as queue:
+        batch_images = 1 if gpu == CPU else settings.batch_images
+        serve(queue, predictor, serves=queue_name, batch_images=batch_images)
+
+
+def _load(settings: Settings, gpu: str) -> Predictor:
+    if gpu != CPU:
         os.environ[VISIBLE] = gpu  # Before torch is imported, or it takes the first.
 
-    import torch  # `status` does without.
+    import torch  # Neither `status` nor the supervisor needs it.
 
     from rsrefseg.errors import RSRefSegError
-    from workers.worker import load, serve
+    from workers.worker import load
 
-    if gpu is not None and not torch.cuda.is_available():
+    if gpu != CPU and not torch.cuda.is_available():
         raise Complaint(NO_GPU)
     with complaining(RSRefSegError):
-        # Before the queue is opened: a process that is killed while it loads has left nothing behind.
-        predictor = load(settings, "cpu" if gpu is None else "cuda")
-    with complaining(WorkersError), JobQueue.open(settings) as queue:
-        serve(queue, predictor)
-
-
-def _simulate_one(settings: Settings, seconds_per_image: float) -> None:
-    from workers.simulated import SimulatedPredictor
-    from workers.worker import serve
-
-    with complaining(WorkersError), JobQueue.open(settings) as queue:
-        serve(queue, SimulatedPredictor(seconds_per_image))
+        return load(settings, CPU if gpu == CPU else "cuda")
 
 
 def _pretend_gpus(wanted: str | None) -> list[str]:
     if wanted == "all":
         raise Complaint(PRETEND)
-    return wanted.split(",") if wanted and wanted != "cpu" else []
+    return wanted.split(",") if wanted else [CPU]
 
 
 def _choose_gpus(wanted: str | None, settings: Settings) -> list[str]:
-    wanted = wanted or {"cpu": "cpu", "cuda": "all", None: ""}[settings.device]
-    if wanted == "cpu":
-        return []
+    wanted = wanted or {"cpu": CPU, "cuda": "all", None: ""}[settings.device]
     if wanted not in ("", "all"):
         return wanted.split(",")
-
-    import torch  # Asked last: it takes seconds.
-
-    if not torch.cuda.is_available():
+    # In a process of its own: the supervisor stays small, and torch holds what it once touched.
+    counted = subprocess.run([sys.executable, "-c", COUNT_GPUS], stdout=subprocess.PIPE, check=False, text=True)
+    count = int(counted.stdout or 0)
+    if count == 0:
         if wanted:
             raise Complaint(NO_GPU)
-        return []
+        return [CPU]
     visible = os.environ.get(VISIBLE)
-    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return visible.split(",") if visible else [str(number) for number in range(count)]
 
 
 @main.command()

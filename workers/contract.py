@@ -1,6 +1,6 @@
 """The only words two rooms share: what crosses Redis, as frozen JSON models.
 
-    PredictJob --worker--> Answer | Refusal
+    PredictJob, in a Chunk --worker--> Answer | Refusal
 
 This module imports no torch; images cross as URIs, masks as COCO run lengths.
 """
@@ -113,6 +113,20 @@ class PredictJob(Wire):
         copy = super().__copy__()
         copy.__dict__.pop("key", None)
         return copy
+
+
+class Chunk(Wire):
+    """Requests of one project that a worker takes together; those about one image stand side by side."""
+
+    schema_version: Literal[1] = 1
+    requests: Annotated[tuple[PredictJob, ...], Field(min_length=1)]
+    tries: Annotated[int, Field(ge=0)] = 0
+    """How often an image of theirs was away."""
+
+    @property
+    def project_id(self) -> int:
+        """The project of all its requests."""
+        return self.requests[0].project_id
 
 
 class Found(Wire):

@@ -93,7 +93,8 @@ class FailureList:
         ttl_s: How long one stays, in seconds.
     """
 
-    _index = "rsrefseg:failures"
+    INDEX = "rsrefseg:failures"
+    """The key of Redis with the requests' keys by the time that they failed."""
 
     def __init__(self, redis: Redis, ttl_s: int) -> None:
         self._redis = redis
@@ -111,16 +112,15 @@ class FailureList:
         """
         return f"rsrefseg:failure:{request_key}"
 
-    def add(self, failure: Failure) -> None:
+    def add(self, failure: Failure, pipe: Pipeline) -> None:
         """Put a failure on the list, in place of an earlier one of the same request.
 
         Args:
             failure: What went wrong.
+            pipe: To send it with.
         """
-        with self._redis.pipeline() as pipe:
-            pipe.set(self.key_of(failure.key), failure.model_dump_json(), ex=self._ttl_s)
-            pipe.zadd(self._index, {failure.key: failure.at.timestamp()})
-            pipe.execute()
+        pipe.set(self.key_of(failure.key), failure.model_dump_json(), ex=self._ttl_s)
+        pipe.zadd(self.INDEX, {failure.key: failure.at.timestamp()})
 
     def drop(self, request_keys: Sequence[str], pipe: Pipeline | None = None) -> None:
         """Take failures off the list.
@@ -131,7 +131,30 @@ class FailureList:
         """
         redis = self._redis if pipe is None else pipe
         redis.delete(*map(self.key_of, request_keys))
-        redis.zrem(self._index, *request_keys)
+        redis.zrem(self.INDEX, *request_keys)
+
+    def listed(self, request_keys: Sequence[str]) -> list[bool]:
+        """Say of which requests there is a failure on the list.
+
+        Args:
+            request_keys: Their keys.
+
+        Returns:
+            For each whether there is.
+        """
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in request_keys:
+                pipe.exists(self.key_of(key))
+            return [bool(there) for there in pipe.execute()]
+
+    def count(self) -> int:
+        """Count what is on the list.
+
+        Returns:
+            How many failures.
+        """
+        self._forget_old()
+        return int(self._redis.zcard(self.INDEX))
 
     def all(self) -> list[Failure]:
         """Read the list.
@@ -139,7 +162,10 @@ class FailureList:
         Returns:
             The failures, newest first.
         """
-        self._redis.zremrangebyscore(self._index, 0, time.time() - self._ttl_s)
-        keys = [self.key_of(as_text(key)) for key in self._redis.zrevrange(self._index, 0, -1)]
+        self._forget_old()
+        keys = [self.key_of(as_text(key)) for key in self._redis.zrevrange(self.INDEX, 0, -1)]
         texts = self._redis.mget(keys) if keys else []
         return [Failure.model_validate_json(text) for text in texts if text]
+
+    def _forget_old(self) -> None:
+        self._redis.zremrangebyscore(self.INDEX, 0, time.time() - self._ttl_s)

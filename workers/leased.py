@@ -23,6 +23,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.worker import WorkerStatus
 
+from workers import progress
 from workers.redis_client import REDIS_ERRORS
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ class Stop:
         self.asked = False
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT for the asking."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Take SIGTERM, SIGINT and the end of the supervisor's line for the asking."""
+        for number in (signal.SIGTERM, signal.SIGINT, progress.LEAVE):
             signal.signal(number, self._ask)
 
     def _ask(self, _signum: int, _frame: FrameType | None) -> None:
@@ -117,13 +118,16 @@ class LeasedWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
         Raises:
             StopRequested: If Redis went away under the job; this ends RQ's loop, and `serve` begins a new one.
         """
-        execution = self.prepare_execution(job)
+        progress.busy()
         try:
+            execution = self.prepare_execution(job)
             with self._lease(job, execution):
                 self.perform_job(job, queue, execution)
         except REDIS_ERRORS as exc:
             log.warning("redis went away under a job, which comes again", extra={"error": str(exc)})
             raise StopRequested from exc
+        finally:
+            progress.idle()
         self.set_state(WorkerStatus.IDLE)
 
     def renew(self, job: Job, execution: Execution) -> None:
@@ -168,6 +172,14 @@ class LeasedWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
         self._stop.asked = True
         super().request_stop(signum, frame)
 
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()
+        signal.signal(progress.LEAVE, self._leave)
+
+    def _leave(self, signum: int, frame: FrameType | None) -> None:
+        if not self._stop.asked:  # Systemd asked already, and this is no second time.
+            self.request_stop(signum, frame)
+
     def register_death(self) -> None:
         """Leave the list of workers, if Redis is there to hear it."""
         with suppress(*REDIS_ERRORS):
@@ -181,17 +193,18 @@ class LeasedWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
             self.pubsub_thread.stop()
 
 
-def serve(make_worker: Callable[[Stop], LeasedWorker]) -> None:
+def serve(make_worker: Callable[[], LeasedWorker], stop: Stop) -> None:
     """Take jobs until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
 
     Args:
         make_worker: Makes a new worker, whenever the former one lost Redis.
+        stop: Set when somebody asks the process to end.
     """
-    stop = Stop()
     stop.listen()
     while not stop.asked:
+        progress.idle()
         try:
-            make_worker(stop).work(logging_level=None)
+            make_worker().work(logging_level=None)
         except StopRequested:
             log.info("stopped between two jobs")
         except REDIS_ERRORS as exc:

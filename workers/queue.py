@@ -1,24 +1,25 @@
 """The queue between the rooms: requests for workers, answers for the courier, and what became of them.
 
-    submit --[gpu]--> worker: predict --[label-studio]--> courier: deliver --> settle
-                         |                                    |
-                         +---------> record_failure <---------+
+    submit --> lines --[gpu]--> worker --deliver--[label-studio]--> courier --> settle
+                                   |                                   |
+                                   +----------> record_failure <-------+
 
-A request is in flight for as long as its predict job or its deliver job exists and has not ended; the worker hands an
-answer over before its own job ends, so one of the two always does. This module imports no torch.
+Requests travel in chunks, each of them one job of RQ; `workers.lines` says who holds which. This module imports no
+torch.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 from redis.client import Pipeline
 from rq import Callback, Queue, Retry
@@ -26,17 +27,21 @@ from rq.exceptions import AbandonedJobError
 from rq.job import Job, JobStatus
 from rq.registry import ScheduledJobRegistry
 from rq.results import Result
-from rq.utils import as_text, now
+from rq.utils import now
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from workers.contract import Answer, PredictJob, Refusal, Reply, Wire
+from workers.contract import Answer, Chunk, PredictJob, Refusal, Reply
 from workers.errors import JobStopped, Move, QueueFull, RedisAway
 from workers.failures import Failure, FailureList, Stage
+from workers.lines import GONE, Lines, Place
+from workers.notices import Event, NoticeBoard
 from workers.redis_client import connect, renaming_redis_errors
 from workers.redis_server import EmbeddedRedis
 from workers.settings import Settings
 
 __all__ = [
     "GPU",
+    "INTERACTIVE",
     "LABEL_STUDIO",
     "Event",
     "Failure",
@@ -52,11 +57,20 @@ log = logging.getLogger(__name__)
 GPU = "gpu"
 """The queue that workers with a model serve."""
 
+INTERACTIVE = "interactive"
+"""The queue of those who wait in the editor, once a worker serves it; until then they go to the front of `GPU`."""
+
 LABEL_STUDIO = "label-studio"
 """The queue that couriers serve."""
 
+CHUNK_REQUESTS = 64
+"""Most requests in a chunk; a worker puts back what it has no time for."""
+
+CHUNK_BYTES = 1_000_000
+"""From which size on a chunk takes no more: only data URIs come near it."""
+
 WORKER_DEATHS = 3
-"""How many workers may die over one request before it is given up."""
+"""How many workers may die over one chunk before it is given up."""
 
 DELIVER_BACKOFF_S = [5, 15, 60, 300] + [600] * 430
 """Pauses between attempts to deliver an answer, in seconds: three days in all, so that a weekend loses nothing."""
@@ -70,11 +84,8 @@ DONE_TTL_S = 1
 RETRY_AFTER_S = 30
 """When to come again to a full queue, in seconds."""
 
-EVENTS_KEPT = 100_000
-"""How many webhook events are kept; beyond that the oldest go."""
-
-CHUNK = 500
-"""How many requests go to Redis in one round trip."""
+ROUND_TRIP = 500
+"""How many keys go to Redis in one call."""
 
 DAY_S = 24 * 3600
 
@@ -84,38 +95,23 @@ State = Literal["in flight", "delivered", "failed"]
 POLL_S = 0.05
 """How often a request in flight is looked at by those who wait for it, in seconds."""
 
-PREFIX = "rsrefseg:"
-_VERSIONS, _EVENTS, _FIELDS = PREFIX + "model-versions", PREFIX + "events", PREFIX + "expression-fields"
-_BROKEN = {JobStatus.FAILED.value, JobStatus.STOPPED.value}
 T = TypeVar("T")
 _REPLY: TypeAdapter[Answer | Refusal] = TypeAdapter(Reply)
 
 _ENQUEUE_UNLESS_IN_FLIGHT = """
--- KEYS: queue, job, then other jobs of the same request, then what earlier attempts left behind
--- ARGV: number of jobs, LPUSH or RPUSH, job id, time to live or 0, then the job's fields and values
-for i = 2, 1 + ARGV[1] do
-    local status = redis.call('HGET', KEYS[i], 'status')
-    if status and status ~= 'finished' and status ~= 'failed' and status ~= 'stopped' then return 0 end
-end
+-- KEYS: queue, job, what earlier attempts left behind
+-- ARGV: LPUSH or RPUSH, job id, time to live or 0, then the job's fields and values
+local status = redis.call('HGET', KEYS[2], 'status')
+if status and status ~= 'finished' and status ~= 'failed' and status ~= 'stopped' then return 0 end
 redis.call('DEL', unpack(KEYS, 2))
-redis.call('HSET', KEYS[2], unpack(ARGV, 5))
-if tonumber(ARGV[4]) > 0 then redis.call('EXPIRE', KEYS[2], ARGV[4]) end
-redis.call(ARGV[2], KEYS[1], ARGV[3])
+redis.call('HSET', KEYS[2], unpack(ARGV, 4))
+if tonumber(ARGV[3]) > 0 then redis.call('EXPIRE', KEYS[2], ARGV[3]) end
+redis.call(ARGV[1], KEYS[1], ARGV[2])
 return 1
 """
 
 
-class Event(Wire):
-    """What a webhook of Label Studio said, kept for those who will pull the corrections."""
-
-    action: str
-    project_id: int
-    annotation_ids: tuple[int, ...] = ()
-    task_ids: tuple[int, ...] = ()
-    at: AwareDatetime
-
-
-class JobQueue:
+class JobQueue(NoticeBoard):
     """The one door to Redis: every method raises `RedisAway` when nobody is behind it.
 
     Args:
@@ -124,10 +120,12 @@ class JobQueue:
     """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
-        self.redis = redis
+        super().__init__(redis)
         self.settings = settings
         self.gpu = Queue(GPU, connection=redis, serializer="json")
+        self.interactive = Queue(INTERACTIVE, connection=redis, serializer="json")
         self.label_studio = Queue(LABEL_STUDIO, connection=redis, serializer="json")
+        self._lines = Lines(redis, self.gpu, self.label_studio, settings.answers_limit)
         self._failures = FailureList(redis, settings.failure_days * DAY_S)
         self._enqueue_unless_in_flight = redis.register_script(_ENQUEUE_UNLESS_IN_FLIGHT)
 
@@ -159,34 +157,72 @@ class JobQueue:
         """Ask for the answers to some requests; those in flight are left alone, those that failed are asked again.
 
         Args:
-            jobs: The requests.
-            front: Whether they go before all that wait.
+            jobs: The requests. An interactive one goes before all others, and none is refused for want of room.
+            front: Whether the others go before all that wait.
 
         Returns:
-            How many were not in flight.
+            How many were not in flight; where there is no room (`QueueFull`) none of them was taken.
         """
-        wanted = {job.key: job for job in jobs}
-        waiting = self._waiting(self.gpu)  # First: what others submit meanwhile must not be counted twice.
-        in_flight = self._in_flight(wanted)
-        new = [job for key, job in wanted.items() if key not in in_flight]
-        self._check_room(waiting, len(new))
+        wanted: dict[int, dict[str, PredictJob]] = defaultdict(dict)
+        for job in jobs:
+            wanted[job.project_id][job.key] = job
+        in_flight = self._lines.counts()  # First: what others submit meanwhile must not be counted twice.
+        new: dict[int, list[PredictJob]] = {}
+        for project_id, mine in wanted.items():
+            holders = zip(mine.values(), self._holders(project_id, list(mine)), strict=True)
+            new[project_id] = [job for job, holder in holders if holder in ("", GONE)]
+            self._check_room(in_flight, project_id, sum(not job.interactive for job in new[project_id]))
         taken = 0
-        for chunk in _chunks(new[::-1] if front else new):
-            with self.redis.pipeline(transaction=False) as pipe:
-                for job in chunk:
-                    self._push_predict(pipe, job, front=front)
-                taken += sum(pipe.execute())
+        for mine_new in new.values():
+            taken += sum(self._push_interactive(job) for job in mine_new if job.interactive)
+            chunks = list(_chunks_of([job for job in mine_new if not job.interactive]))
+            for chunk in chunks[::-1] if front else chunks:
+                taken += self._send(chunk, "front" if front else "line")
         return taken
 
     @renaming_redis_errors()
-    def check_room(self, _project_id: int, count: int) -> None:
-        """Ask whether so many more requests would be taken now."""
-        self._check_room(self._waiting(self.gpu), count)
+    def check_room(self, project_id: int, count: int) -> None:
+        """Ask whether so many more requests would be taken now.
 
-    def _check_room(self, waiting: int, count: int) -> None:
-        if count and waiting + count > self.settings.queue_limit:
-            limit = f"the limit of {self.settings.queue_limit} (RSREFSEG_QUEUE_LIMIT)"
-            raise QueueFull(f"{waiting} requests wait, and {count} more would pass {limit}.", RETRY_AFTER_S)
+        Args:
+            project_id: Their project.
+            count: How many; if they would be too many, for the project or in all, this raises `QueueFull`.
+        """
+        self._check_room(self._lines.counts(), project_id, count)
+
+    @renaming_redis_errors()
+    def feed(self) -> None:
+        """Let chunks that wait in their projects' lines go to the workers; any worker that is about to look does it."""
+        self._lines.feed()
+
+    @renaming_redis_errors()
+    def still_held(self, chunk: Chunk, chunk_id: str) -> list[PredictJob]:
+        """Say which requests of a chunk are still its own to answer.
+
+        Args:
+            chunk: The chunk.
+            chunk_id: Its job.
+
+        Returns:
+            Those that were neither answered nor refused, nor put into another chunk.
+        """
+        return _held(self._lines, chunk, chunk_id)
+
+    @renaming_redis_errors()
+    def put_back(
+        self, jobs: Sequence[PredictJob], chunk_id: str, place: Place, *, tries: int = 0, in_s: float = 0
+    ) -> None:
+        """Put requests that a chunk holds into a new one.
+
+        Args:
+            jobs: The requests; at least one.
+            chunk_id: The job of the chunk that holds them.
+            place: Where they wait.
+            tries: How often their image was away.
+            in_s: When their time comes, in seconds from now; for the place "later".
+        """
+        chunk = Chunk(requests=tuple(jobs), tries=tries)
+        self._send(chunk, place, former=chunk_id, due=int(time.time() + in_s))
 
     @renaming_redis_errors()
     def deliver(self, answer: Answer) -> None:
@@ -208,6 +244,7 @@ class JobQueue:
         )
         with self.redis.pipeline() as pipe:
             self._push(pipe, self.label_studio, job)
+            self._lines.pass_on(pipe, answer.job.project_id, answer.job.key)
             pipe.execute()
 
     @renaming_redis_errors()
@@ -217,10 +254,9 @@ class JobQueue:
         Args:
             job: The request.
         """
-        key = job.key
         with self.redis.pipeline() as pipe:
-            pipe.set(_settled_key(key), 1, ex=REPLY_TTL_S)
-            self._failures.drop([key], pipe)
+            self._lines.release(pipe, job.project_id, job.key)
+            self._failures.drop([job.key], pipe)
             pipe.execute()
 
     @renaming_redis_errors()
@@ -243,34 +279,22 @@ class JobQueue:
         return True
 
     @renaming_redis_errors()
-    def states(self, _project_id: int, keys: Sequence[str]) -> list[State]:
+    def states(self, project_id: int, keys: Sequence[str]) -> list[State]:
         """Say how far requests are that were submitted before.
 
         Args:
+            project_id: Their project.
             keys: Their keys.
 
         Returns:
             The state of each, in their order.
         """
-        states: list[State] = []
-        for chunk in _chunks(keys):
-            in_flight = self._in_flight(chunk)
-            with self.redis.pipeline(transaction=False) as pipe:
-                for key in chunk:
-                    pipe.exists(_settled_key(key))
-                    pipe.exists(FailureList.key_of(key))
-                    # RQ says so a moment before the failure is on the list.
-                    pipe.hget(Job.key_for(_predict_id(key)), "status")
-                    pipe.hget(Job.key_for(_deliver_id(key)), "status")
-                seen = iter(pipe.execute())
-            for key in chunk:
-                settled, listed, *statuses = islice(seen, 4)
-                broken = {as_text(status) for status in statuses if status} & _BROKEN
-                if key in in_flight and not settled:
-                    states.append("in flight")
-                else:
-                    states.append("failed" if listed or (broken and not settled) else "delivered")
-        return states
+        listed = self._failures.listed(keys)
+        # RQ says that a job failed a moment before its requests are on the list: nobody holds them then.
+        return [
+            "in flight" if holder not in ("", GONE) else "failed" if failed or holder == GONE else "delivered"
+            for holder, failed in zip(self._holders(project_id, keys), listed, strict=True)
+        ]
 
     @renaming_redis_errors()
     def wait_for_reply(self, job: PredictJob, timeout_s: float) -> Answer | Refusal | None:
@@ -283,7 +307,7 @@ class JobQueue:
         Returns:
             The reply, or None when it did not come in time; a request that still waits is then taken back.
         """
-        rq_job = Job(_predict_id(job.key), connection=self.redis, serializer="json")
+        rq_job = Job(_reply_id(job.key), connection=self.redis, serializer="json")
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             result = rq_job.latest_result(timeout=1)
@@ -292,7 +316,7 @@ class JobQueue:
             if result.type is Result.Type.SUCCESSFUL:
                 return _REPLY.validate_json(result.return_value)
             return Refusal(job=job, move="ours", reason=f"Something of ours broke; the log names it {rq_job.id}.")
-        if self.gpu.remove(rq_job.id):
+        if self.gpu.remove(rq_job.id) or self.interactive.remove(rq_job.id):
             self.redis.delete(rq_job.key)
         return None
 
@@ -303,8 +327,7 @@ class JobQueue:
         Args:
             failure: What went wrong.
         """
-        self._failures.add(failure)
-        self.redis.set(_settled_key(failure.key), 1, ex=REPLY_TTL_S)
+        _record(self.redis, self._failures, failure)
 
     @renaming_redis_errors()
     def failures(self, project_id: int | None = None) -> list[Failure]:
@@ -325,70 +348,8 @@ class JobQueue:
         Args:
             keys: The requests' keys.
         """
-        for chunk in _chunks(keys):
-            self._failures.drop(chunk)
-
-    @renaming_redis_errors()
-    def announce(self, model_version: str, *, again: bool = False) -> None:
-        """Say which model version a worker serves.
-
-        Args:
-            model_version: The version.
-            again: Only in case Redis has forgotten it: it does not become the newest.
-        """
-        self.redis.zadd(_VERSIONS, {model_version: time.time()}, nx=again)
-
-    def model_version(self) -> str | None:
-        """Name the version that workers serve.
-
-        Returns:
-            The version announced last, or None before the first worker.
-        """
-        return next(iter(self.model_versions()), None)
-
-    @renaming_redis_errors()
-    def model_versions(self) -> list[str]:
-        """List every version that workers ever served.
-
-        Returns:
-            The versions, newest first.
-        """
-        return [as_text(version) for version in self.redis.zrevrange(_VERSIONS, 0, -1)]
-
-    @renaming_redis_errors()
-    def keep_event(self, event: Event) -> None:
-        """Keep a webhook's event for those who pull the corrections.
-
-        Args:
-            event: What the webhook said.
-        """
-        self.redis.xadd(_EVENTS, {"event": event.model_dump_json()}, maxlen=EVENTS_KEPT, approximate=True)
-
-    @renaming_redis_errors()
-    def keep_expression_field(self, project_id: int, field: str | None) -> None:
-        """Remember which field of its tasks' data holds a project's expression.
-
-        Args:
-            project_id: The project.
-            field: The key of the data; None where nobody named one.
-        """
-        if field is None:
-            self.redis.hdel(_FIELDS, str(project_id))
-        else:
-            self.redis.hset(_FIELDS, str(project_id), field)
-
-    @renaming_redis_errors()
-    def expression_field(self, project_id: int) -> str | None:
-        """Recall which field of its tasks' data holds a project's expression.
-
-        Args:
-            project_id: The project.
-
-        Returns:
-            The key of the data, or None where nobody named one.
-        """
-        field = self.redis.hget(_FIELDS, str(project_id))
-        return None if field is None else as_text(field)
+        for some in _parts(keys):
+            self._failures.drop(some)
 
     @renaming_redis_errors()
     def counts(self) -> dict[str, int]:
@@ -397,64 +358,89 @@ class JobQueue:
         Returns:
             How many are waiting, running, to_deliver and failed.
         """
+        in_flight = sum(self._lines.counts().values())
         started = self.label_studio.started_job_registry
+        to_deliver = self.label_studio.count + started.get_job_count(cleanup=False)
+        to_deliver += ScheduledJobRegistry(queue=self.label_studio).get_job_count(cleanup=False)
+        running = sum(self._running(job_id) for job_id in self.gpu.started_job_registry.get_job_ids(cleanup=False))
         return {
-            "waiting": self._waiting(self.gpu),
-            "running": self.gpu.started_job_registry.get_job_count(cleanup=False),
-            "to_deliver": self._waiting(self.label_studio) + started.get_job_count(cleanup=False),
-            "failed": len(self._failures.all()),
+            # Counted one after the other: an answer may be on its way from one number to the next.
+            "waiting": max(0, in_flight - running - to_deliver),
+            "running": running,
+            "to_deliver": to_deliver,
+            "failed": self._failures.count(),
         }
 
-    def _waiting(self, queue: Queue) -> int:
-        return int(queue.count + ScheduledJobRegistry(queue=queue).get_job_count(cleanup=False))
+    def _check_room(self, in_flight: dict[int, int], project_id: int, count: int) -> None:
+        for whose, there, limit, setting in (
+            (f"of project {project_id} ", in_flight.get(project_id, 0), self.settings.project_limit, "PROJECT_LIMIT"),
+            ("", sum(in_flight.values()), self.settings.queue_limit, "QUEUE_LIMIT"),
+        ):
+            if count and there + count > limit:
+                raise QueueFull(
+                    f"{there} requests {whose}are on their way, and {count} more would pass the limit of {limit} "
+                    f"(RSREFSEG_{setting}).",
+                    RETRY_AFTER_S,
+                )
 
-    def _in_flight(self, keys: Iterable[str]) -> set[str]:
-        ended = {None, JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED}
-        found = set()
-        for chunk in _chunks(tuple(keys)):
-            with self.redis.pipeline(transaction=False) as pipe:
-                for key in chunk:
-                    pipe.hget(Job.key_for(_predict_id(key)), "status")
-                    pipe.hget(Job.key_for(_deliver_id(key)), "status")
-                statuses = [JobStatus(as_text(status)) if status else None for status in pipe.execute()]
-            for key, *both in zip(chunk, statuses[::2], statuses[1::2], strict=True):
-                if not ended.issuperset(both):
-                    found.add(key)
-        return found
+    def _running(self, job_id: str) -> int:
+        job = Job.fetch_many([job_id], connection=self.redis, serializer="json")[0]
+        if job is None:
+            return 0
+        _, requests = _requests_of(job)
+        interactive = bool(requests) and requests[0].interactive
+        return 1 if interactive else len(_held(self._lines, Chunk(requests=requests), job.id))
 
-    def _push_predict(self, pipe: Pipeline, request: PredictJob, *, front: bool) -> None:
-        key, interactive = request.key, request.interactive
+    def _holders(self, project_id: int, keys: Sequence[str]) -> list[str]:
+        return [holder for some in _parts(keys) for holder in self._lines.holders(project_id, some)]
+
+    def _send(self, chunk: Chunk, place: Place, *, former: str = "", due: int = 0) -> int:
+        images = len({request.image_uri for request in chunk.requests})
         job = self.gpu.create_job(
-            "workers.predict.predict",
-            args=(request.model_dump_json(),),
-            job_id=_predict_id(key),
-            status=JobStatus.QUEUED,
-            description=f"predict task {request.task_id} of project {request.project_id}",
-            timeout=self.settings.predict_timeout_s,
-            result_ttl=REPLY_TTL_S if interactive else DONE_TTL_S,
-            failure_ttl=REPLY_TTL_S if interactive else self.settings.failure_days * DAY_S,
-            # After the deadline nobody waits for an interactive reply, and who asked may have died.
-            ttl=int(self.settings.interactive_wait_s) + 5 if interactive else None,
-            # For workers that die; what the job itself knows to be away it tries again with pauses.
-            retry=None if interactive else Retry(max=WORKER_DEATHS, enqueue_at_front=True),
+            "workers.predict.work",
+            args=(chunk.model_dump_json(),),
+            job_id=f"chunk-{uuid.uuid4().hex[:16]}",
+            status=JobStatus.SCHEDULED if place == "later" else JobStatus.QUEUED,
+            description=f"{len(chunk.requests)} requests of project {chunk.project_id}",
+            # A bound for the whole; each image has its own, which the worker keeps.
+            timeout=self.settings.predict_timeout_s * (images + 1),
+            result_ttl=DONE_TTL_S,
+            failure_ttl=self.settings.failure_days * DAY_S,
+            # For workers that die; an image that is away is put back, to be tried again after a pause.
+            retry=Retry(max=WORKER_DEATHS, enqueue_at_front=True),
             on_failure=Callback("workers.queue.on_failure"),
         )
-        leftovers = [
-            Result.get_key(job.id),
-            Result.get_key(_deliver_id(key)),
-            _settled_key(key),
-            FailureList.key_of(key),
-        ]
-        self._push(pipe, self.gpu, job, Job.key_for(_deliver_id(key)), leftovers=leftovers, front=front)
+        job.enqueued_at = now()
+        keys = [request.key for request in chunk.requests]
+        return self._lines.claim(job, chunk.project_id, keys, place, former=former, due=due)
+
+    def _push_interactive(self, request: PredictJob) -> int:
+        served = self.redis.scard(WORKERS_BY_QUEUE_KEY % INTERACTIVE)
+        queue = self.interactive if served else self.gpu
+        job = queue.create_job(
+            "workers.predict.reply",
+            args=(request.model_dump_json(),),
+            job_id=_reply_id(request.key),
+            status=JobStatus.QUEUED,
+            description=f"task {request.task_id} of project {request.project_id}, in the editor",
+            timeout=self.settings.predict_timeout_s,
+            result_ttl=REPLY_TTL_S,
+            failure_ttl=REPLY_TTL_S,
+            # After the deadline nobody waits for the reply, and who asked may have died.
+            ttl=int(self.settings.interactive_wait_s) + 5,
+        )
+        with self.redis.pipeline(transaction=False) as pipe:
+            self._push(pipe, queue, job, leftovers=[Result.get_key(job.id)], front=True)
+            return int(pipe.execute()[0])
 
     def _push(
-        self, pipe: Pipeline, queue: Queue, job: Job, *others: str, leftovers: Sequence[str] = (), front: bool = False
+        self, pipe: Pipeline, queue: Queue, job: Job, *, leftovers: Sequence[str] = (), front: bool = False
     ) -> None:
         job.enqueued_at = now()
         fields = [part for field in job.to_dict().items() for part in field]
         self._enqueue_unless_in_flight(
-            keys=[queue.key, job.key, *others, *leftovers],
-            args=[1 + len(others), "LPUSH" if front else "RPUSH", job.id, job.ttl or 0, *fields],
+            keys=[queue.key, job.key, *leftovers],
+            args=["LPUSH" if front else "RPUSH", job.id, job.ttl or 0, *fields],
             client=pipe,
         )
 
@@ -477,7 +463,7 @@ def on_failure(
     if job.should_retry and not stopped:
         return
     try:
-        stage, request = _request_of(job)
+        stage, requests = _requests_of(job)
     except ValidationError:
         log.error("a job of another version failed", extra={"failed_job": job.id})
         return
@@ -488,28 +474,60 @@ def on_failure(
         reason = f"{WORKER_DEATHS + 1} workers died over it, most likely for want of memory."
     else:
         reason = f"Something of ours broke; the log names it {job.id}."
-    if not request.interactive:
-        FailureList(connection, job.failure_ttl or DAY_S).add(Failure.of(request, stage, move, reason))
+    if stage == "predict":
+        lines = Lines(connection, Queue(GPU, connection=connection), Queue(LABEL_STUDIO, connection=connection), 0)
+        requests = tuple(_held(lines, Chunk(requests=requests), job.id))
+    failures = FailureList(connection, job.failure_ttl or DAY_S)
+    for request in requests:
+        _record(connection, failures, Failure.of(request, stage, move, reason))
 
 
-def _request_of(job: Job) -> tuple[Stage, PredictJob]:
+def _record(redis: Redis, failures: FailureList, failure: Failure) -> None:
+    with redis.pipeline() as pipe:
+        failures.add(failure, pipe)
+        Lines.release(pipe, failure.project_id, failure.key)
+        pipe.execute()
+
+
+def _held(lines: Lines, chunk: Chunk, chunk_id: str) -> list[PredictJob]:
+    keys = [request.key for request in chunk.requests]
+    held = lines.held_by(chunk_id, chunk.project_id, keys)
+    return [request for request, still in zip(chunk.requests, held, strict=True) if still]
+
+
+def _requests_of(job: Job) -> tuple[Stage, tuple[PredictJob, ...]]:
     text = job.args[0]
     if job.id.startswith(_deliver_id("")):
-        return "deliver", Answer.model_validate_json(text).job
-    return "predict", PredictJob.model_validate_json(text)
+        return "deliver", (Answer.model_validate_json(text).job,)
+    if job.id.startswith(_reply_id("")):
+        return "predict", (PredictJob.model_validate_json(text),)
+    return "predict", Chunk.model_validate_json(text).requests
 
 
-def _predict_id(key: str) -> str:
-    return f"predict-{key}"
+def _chunks_of(jobs: Iterable[PredictJob]) -> Iterator[Chunk]:
+    # Requests about one image together, since it is encoded once for all of them.
+    by_image: dict[str, list[PredictJob]] = defaultdict(list)
+    for job in jobs:
+        by_image[job.image_uri].append(job)
+    some: list[PredictJob] = []
+    size = 0
+    for job in (job for about_one in by_image.values() for job in about_one):
+        some.append(job)
+        size += len(job.image_uri)
+        if len(some) == CHUNK_REQUESTS or size > CHUNK_BYTES:
+            yield Chunk(requests=tuple(some))
+            some, size = [], 0
+    if some:
+        yield Chunk(requests=tuple(some))
+
+
+def _reply_id(key: str) -> str:
+    return f"reply-{key}"
 
 
 def _deliver_id(key: str) -> str:
     return f"deliver-{key}"
 
 
-def _settled_key(key: str) -> str:
-    return f"{PREFIX}settled:{key}"
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[start : start + ROUND_TRIP] for start in range(0, len(items), ROUND_TRIP))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, RedisDsn, SecretStr, ValidationError, field_validator
+from pydantic import Field, RedisDsn, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -66,10 +66,18 @@ class Settings(BaseSettings):
     interactive_wait_s: Annotated[float, Field(gt=0)] = 20.0
     """How long a person who typed an expression in the editor may wait for the mask, in seconds."""
 
-    queue_limit: Annotated[int, Field(gt=0)] = 100_000
-    """Most requests that may wait for a worker; beyond it new ones are refused for the time being."""
-    predict_timeout_s: Annotated[int, Field(gt=0)] = 300
-    """Longest that all the masks of one image may take, download included, in seconds."""
+    queue_limit: Annotated[int, Field(gt=0)] = 500_000
+    """Most requests that may be on their way at once; beyond it new ones are refused for the time being."""
+    project_limit: Annotated[int, Field(gt=0)] = 200_000
+    """The same for those of one project."""
+    answers_limit: Annotated[int, Field(gt=0)] = 10_000
+    """With so many masks to deliver workers pause, so that a Label Studio that is away does not fill Redis."""
+    chunk_s: Annotated[float, Field(gt=0)] = 2.0
+    """After how long a worker puts back what is left of its chunk, so that others get their turn, in seconds."""
+    batch_images: Annotated[int, Field(gt=0)] = 8
+    """Most images that a GPU encodes at once; too many for its memory are halved. A CPU takes one at a time."""
+    predict_timeout_s: Annotated[int, Field(gt=0)] = 100
+    """Longest that one step may take, in seconds: a batch of images, or the masks of one image."""
     failure_days: Annotated[int, Field(gt=0)] = 7
     """How long a failure stays on the list, in days."""
 
@@ -82,6 +90,11 @@ class Settings(BaseSettings):
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts on private networks that images may come from, with commas between; Label Studio's own always may."""
 
+    hung_s: Annotated[float, Field(validate_default=True)] = 120.0
+    """How long a worker may be silent over a job before it is killed, in seconds; longer than any one step may take."""
+    stop_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long workers may take to end the batch in hand after SIGTERM, in seconds; then they are killed."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least serious log line that is written."""
 
@@ -89,6 +102,13 @@ class Settings(BaseSettings):
     @classmethod
     def _without_slash(cls, url: str) -> str:
         return url.rstrip("/")
+
+    @field_validator("hung_s")
+    @classmethod
+    def _above_the_longest_step(cls, hung_s: float, info: ValidationInfo) -> float:
+        if hung_s <= max(info.data.get("image_timeout_s", 0), info.data.get("predict_timeout_s", 0)):
+            raise ValueError("it must be above RSREFSEG_IMAGE_TIMEOUT_S and RSREFSEG_PREDICT_TIMEOUT_S")
+        return hung_s
 
     @field_validator("data", "checkpoint")
     @classmethod

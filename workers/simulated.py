@@ -35,30 +35,29 @@ class SimulatedPredictor:
         self.version = f"simulated@{seconds_per_image:g}s"
         self._seconds_per_image = seconds_per_image
 
-    def encode(self, image: np.ndarray) -> tuple[int, int]:
-        """Sleep for as long as an image takes.
+    def encode_all(self, images: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+        """Sleep for as long as the images take.
 
         Args:
-            image: (h, w, 3) uint8 RGB.
+            images: (h, w, 3) uint8 RGB each.
 
         Returns:
-            Its height and width: all that is kept of it.
+            Their heights and widths: all that is kept of them.
         """
-        time.sleep(self._seconds_per_image)
-        height, width = image.shape[:2]
-        return height, width
+        time.sleep(self._seconds_per_image * len(images))
+        return [(image.shape[0], image.shape[1]) for image in images]
 
     def segment(self, image: np.ndarray | tuple[int, int], expressions: Sequence[str]) -> list[SimulatedSegment]:
         """Find a disc for each expression; the same words find the same disc.
 
         Args:
-            image: (h, w, 3) uint8 RGB, or what `encode` made of it.
+            image: (h, w, 3) uint8 RGB, or what `encode_all` made of it.
             expressions: Words.
 
         Returns:
             One segment for each expression, in their order.
         """
-        size_hw = image if isinstance(image, tuple) else self.encode(image)
+        size_hw = image if isinstance(image, tuple) else self.encode_all([image])[0]
         return [_disc(expression, size_hw) for expression in expressions]
 
 

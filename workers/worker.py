@@ -26,11 +26,12 @@ from rq.utils import now
 from rq.worker_registration import clean_worker_registry, register
 
 from workers import leased
+from workers.ahead import ImagesAhead
 from workers.bench import Bench, Model, lay_out
 from workers.errors import JobStopped, RedisAway
 from workers.images import ImageFetcher
 from workers.leased import LeasedWorker, Pace, Stop
-from workers.queue import JobQueue
+from workers.queue import GPU, INTERACTIVE, JobQueue
 from workers.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,16 +45,34 @@ class WarmWorker(LeasedWorker):
 
     Args:
         queue: Where the jobs are.
+        source: Which of its lists this worker takes jobs from.
         model_version: What this worker serves.
         stop: Set when somebody asks the process to end.
         pace: How soon the death of a worker is noticed.
     """
 
-    def __init__(self, queue: JobQueue, model_version: str, stop: Stop, pace: Pace) -> None:
-        super().__init__(queue.gpu, stop, pace)
+    def __init__(self, queue: JobQueue, source: Queue, model_version: str, stop: Stop, pace: Pace) -> None:
+        super().__init__(source, stop, pace)
         self._queue = queue
         self._model_version = model_version
         self._stoppable = False
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Wait for a job, after those that wait in their projects' lines were given their turn.
+
+        Args:
+            timeout: How long to wait at a time, in seconds.
+            max_idle_time: How long to wait in all.
+
+        Returns:
+            The job and its queue.
+        """
+        with suppress(RedisAway):
+            self._queue.feed()
+        found: tuple[Job, Queue] | None = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+        return found
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Run one job such that a person can stop it.
@@ -114,6 +133,8 @@ class WarmWorker(LeasedWorker):
 
         RQ's own lock would keep everybody from looking for 15 minutes after a worker died while it looked.
         """
+        with suppress(RedisAway):
+            self._queue.feed()  # Answers may have been delivered, which makes room for more.
         for queue in self.queues:
             if self.connection.set(queue.registry_cleaning_key, self.name, nx=True, ex=max(1, self._pace.round_s - 1)):
                 clean_registries(queue, self._exc_handlers)
@@ -164,13 +185,19 @@ def load(settings: Settings, device: str) -> Predictor:
     return predictor
 
 
-def serve(queue: JobQueue, predictor: Model, pace: Pace | None = None) -> None:
+def serve(
+    queue: JobQueue, predictor: Model, pace: Pace | None = None, *, serves: str = GPU, batch_images: int = 1
+) -> None:
     """Take jobs until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
 
     Args:
         queue: Where the jobs are.
         predictor: The model, warm.
         pace: How soon the death of a worker is noticed.
+        serves: Which jobs to take: `gpu`, or `interactive` for those alone that a person waits for.
+        batch_images: How many images are encoded at once.
     """
-    lay_out(Bench(queue, ImageFetcher(queue.settings), predictor))
-    leased.serve(lambda stop: WarmWorker(queue, predictor.version, stop, pace or Pace()))
+    source = queue.interactive if serves == INTERACTIVE else queue.gpu
+    stop = Stop()
+    lay_out(Bench(queue, ImagesAhead(ImageFetcher(queue.settings)), predictor, stop, batch_images))
+    leased.serve(lambda: WarmWorker(queue, source, predictor.version, stop, pace or Pace()), stop)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rq.job import Job
+from rq.utils import as_text
 
 from tests.conftest import TOKEN, ImageHost
-from workers.contract import Answer
+from workers.contract import Answer, Chunk, PredictJob
 from workers.queue import JobQueue, connect
 from workers.redis_server import EmbeddedRedis
 from workers.settings import Settings
@@ -59,6 +61,19 @@ def queue(settings: Settings) -> Iterator[JobQueue]:
 def answers_in(queue: JobQueue) -> list[Answer]:
     """What waits for the courier."""
     return [Answer.model_validate_json(job.args[0]) for job in queue.label_studio.get_jobs()]
+
+
+def requests_in(queue: JobQueue) -> list[PredictJob]:
+    """What waits for a worker, in the order in which one would take it if project 1 were alone."""
+    line = [as_text(chunk_id) for chunk_id in queue.redis.lrange("rsrefseg:line:1", 0, -1)]
+    requests: list[PredictJob] = []
+    for job in Job.fetch_many([*queue.gpu.get_job_ids(), *line], connection=queue.redis, serializer="json"):
+        assert job is not None
+        if job.id.startswith("reply-"):
+            requests.append(PredictJob.model_validate_json(job.args[0]))
+        else:
+            requests += Chunk.model_validate_json(job.args[0]).requests
+    return requests
 
 
 @dataclass

@@ -31,7 +31,7 @@ from tests.stand_in_label_studio import (
     stand_in_label_studio,
 )
 from tests.with_redis.conftest import wait_for
-from workers.contract import Answer, Ask, PredictJob
+from workers.contract import Answer, Ask, Chunk, PredictJob
 from workers.queue import JobQueue
 from workers.redis_server import EmbeddedRedis
 
@@ -195,7 +195,7 @@ def test_a_deleted_task_ends_as_a_failure_with_its_reason(
     [failure] = queue.failures()
     assert (failure.stage, failure.task_id) == ("deliver", 7)
     assert "no longer in Label Studio" in failure.reason
-    assert queue.wait_until_settled([make_job().key], timeout_s=0)
+    assert queue.wait_until_settled(1, [make_job().key], timeout_s=0)
 
 
 def test_a_mask_that_the_changed_config_does_not_take_ends_as_a_failure(
@@ -295,7 +295,7 @@ def start(redis_server: EmbeddedRedis, label_studio: StandInLabelStudio, log: Pa
 
 
 def in_flight(queue: JobQueue, job: PredictJob) -> bool:
-    return not queue.wait_until_settled([job.key], timeout_s=0)
+    return not queue.wait_until_settled(1, [job.key], timeout_s=0)
 
 
 def deliveries_left(queue: JobQueue) -> int:
@@ -417,6 +417,6 @@ def test_a_delayed_job_goes_on_its_way_while_the_courier_waits_for_label_studio(
 ) -> None:
     label_studio.key = "another"
     queue.deliver(make_answer())
-    queue.gpu.enqueue_in(timedelta(seconds=1), "workers.predict.predict", make_job(8).model_dump_json())
+    queue.gpu.enqueue_in(timedelta(seconds=1), "workers.predict.work", Chunk(requests=(make_job(8),)).model_dump_json())
     start()
     wait_for(lambda: queue.gpu.count == 1)

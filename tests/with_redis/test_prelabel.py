@@ -30,7 +30,7 @@ from tests.stand_in_label_studio import (
     hangs_up,
     stand_in_label_studio,
 )
-from tests.with_redis.conftest import wait_for
+from tests.with_redis.conftest import requests_in, wait_for
 from workers.contract import PredictJob
 from workers.queue import JobQueue
 from workers.settings import Settings
@@ -79,7 +79,7 @@ def run(queue: JobQueue, label_studio: StandInLabelStudio, limit: int | None = N
 
 
 def waiting(queue: JobQueue) -> list[PredictJob]:
-    return [PredictJob.model_validate_json(job.args[0]) for job in queue.gpu.get_jobs()]
+    return requests_in(queue)
 
 
 def test_what_has_no_prediction_of_the_served_version_is_enqueued(
@@ -199,8 +199,10 @@ def test_a_full_queue_is_waited_for(served: JobQueue, settings: Settings, label_
     def take_one_after_the_other() -> None:
         wait_for(lambda: "would pass the limit" in said(work))
         while not ended.wait(0.05):
-            most.append(small.gpu.count)
-            small.redis.lpop(small.gpu.key)
+            waiting_now = waiting(small)
+            most.append(len(waiting_now))
+            for request in waiting_now[:1]:
+                small.settle(request)
 
     worker = threading.Thread(target=take_one_after_the_other)
     worker.start()

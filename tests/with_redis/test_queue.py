@@ -8,10 +8,11 @@ from rq.exceptions import AbandonedJobError
 from rq.job import JobStatus
 
 from tests.factories import make_answer, make_job
-from tests.with_redis.conftest import answers_in
+from tests.with_redis.conftest import answers_in, requests_in
+from workers.contract import Chunk
 from workers.errors import JobStopped
 from workers.failures import Failure
-from workers.queue import Event, JobQueue, QueueFull, RedisAway, on_failure
+from workers.queue import CHUNK_REQUESTS, Event, JobQueue, QueueFull, RedisAway, on_failure
 from workers.redis_server import EmbeddedRedis
 
 
@@ -37,8 +38,103 @@ def test_an_answer_handed_over_twice_is_delivered_once(queue: JobQueue) -> None:
 def test_requests_keep_their_order_and_urgent_ones_go_first(queue: JobQueue) -> None:
     queue.submit([make_job(1), make_job(2)])
     queue.submit([make_job(3), make_job(4)], front=True)
-    expected = [f"predict-{make_job(task_id).key}" for task_id in (3, 4, 1, 2)]
-    assert queue.gpu.get_job_ids() == expected
+    assert [job.task_id for job in requests_in(queue)] == [3, 4, 1, 2]
+
+
+def submit_many(queue: JobQueue, project_id: int, count: int) -> None:
+    queue.submit([make_job(number, project_id=project_id, image_uri=f"/{number}.png") for number in range(count)])
+
+
+def test_requests_travel_in_chunks_that_keep_an_image_together(queue: JobQueue) -> None:
+    queue.submit([make_job(number, image_uri=f"/{number % 50}.png") for number in range(100)])
+    [first] = queue.gpu.get_jobs()
+    chunk = Chunk.model_validate_json(first.args[0])
+    assert len(chunk.requests) == CHUNK_REQUESTS
+    assert [job.task_id for job in chunk.requests[:4]] == [0, 50, 1, 51]
+    assert len(requests_in(queue)) == 100
+
+
+def test_a_chunk_of_images_inside_their_addresses_stays_small(queue: JobQueue) -> None:
+    queue.submit([make_job(number, image_uri="data:image/png;base64," + 600_000 * "A") for number in range(5)])
+    assert len(queue.redis.keys("rq:job:chunk-*")) == 3
+
+
+def test_projects_take_turns_however_much_each_has_to_do(queue: JobQueue) -> None:
+    submit_many(queue, 1, 20 * CHUNK_REQUESTS)
+    submit_many(queue, 2, 2 * CHUNK_REQUESTS)
+    submit_many(queue, 3, 3)
+    taken = []
+    for _ in range(7):
+        queue.feed()
+        job = queue.gpu.get_jobs()[0]
+        queue.redis.lpop(queue.gpu.key)
+        taken.append(Chunk.model_validate_json(job.args[0]).project_id)
+    assert taken == [1, 1, 2, 3, 1, 2, 1], "the first was given before there was another"
+
+
+def test_workers_pause_while_too_many_answers_wait_for_label_studio(queue: JobQueue) -> None:
+    settings = queue.settings.model_copy(update={"answers_limit": 2})
+    queue = JobQueue(queue.redis, settings)
+    for number in (1, 2):
+        queue.deliver(make_answer(make_job(number)))
+    submit_many(queue, 1, 3)
+    assert queue.gpu.count == 0
+    queue.redis.lpop(queue.label_studio.key)
+    queue.feed()
+    assert queue.gpu.count == 1
+
+
+def test_a_project_has_a_limit_of_its_own(queue: JobQueue) -> None:
+    queue.settings = queue.settings.model_copy(update={"project_limit": 3})
+    submit_many(queue, 1, 3)
+    with pytest.raises(QueueFull, match=r"3 requests of project 1 .*RSREFSEG_PROJECT_LIMIT"):
+        queue.submit([make_job(99)])
+    with pytest.raises(QueueFull):
+        queue.check_room(1, 1)
+    queue.check_room(2, 3)
+    submit_many(queue, 2, 3)
+    assert queue.counts()["waiting"] == 6
+
+
+def test_what_is_put_back_is_the_new_chunks_and_no_more_the_old_ones(queue: JobQueue) -> None:
+    jobs = [make_job(number, image_uri=f"/{number}.png") for number in range(4)]
+    queue.submit(jobs)
+    [old] = queue.gpu.get_jobs()
+    chunk = Chunk(requests=tuple(jobs))
+    queue.deliver(make_answer(jobs[0]))
+    assert queue.still_held(chunk, old.id) == jobs[1:]
+    queue.put_back(jobs[:3], old.id, "head of line")
+    assert queue.still_held(chunk, old.id) == jobs[3:], "a late worker leaves the others alone"
+    queue.redis.lpop(queue.gpu.key)
+    queue.feed()
+    [new] = queue.gpu.get_jobs()
+    assert queue.still_held(chunk, new.id) == jobs[1:3], "what is being delivered is not put back"
+    assert queue.submit(jobs) == 0
+
+
+def test_a_request_whose_chunk_got_lost_can_be_asked_again(queue: JobQueue) -> None:
+    queue.submit([make_job()])
+    [job] = queue.gpu.get_jobs()
+    queue.gpu.remove(job)
+    job.delete()
+    assert queue.states(1, [make_job().key]) == ["failed"]
+    assert queue.submit([make_job()]) == 1
+    assert queue.states(1, [make_job().key]) == ["in flight"]
+
+
+def test_a_waiting_request_takes_little_memory(queue: JobQueue) -> None:
+    before = queue.redis.info("memory")["used_memory"]
+    submit_many(queue, 1, 5000)
+    assert (queue.redis.info("memory")["used_memory"] - before) / 5000 < 1500
+
+
+def test_an_interactive_request_goes_to_a_worker_of_its_own_where_there_is_one(queue: JobQueue) -> None:
+    job = make_job(interactive=True)
+    queue.redis.sadd("rq:workers:interactive", "rq:worker:somebody")
+    assert queue.submit([job], front=True) == 1
+    assert (queue.interactive.count, queue.gpu.count) == (1, 0)
+    assert queue.wait_for_reply(job, timeout_s=1) is None
+    assert queue.interactive.count == 0
 
 
 def test_a_full_queue_refuses_before_anything_is_enqueued(queue: JobQueue) -> None:
@@ -75,7 +171,7 @@ def test_a_failure_can_be_taken_off_the_list(queue: JobQueue) -> None:
     [
         (AbandonedJobError, "ours", "workers died over it"),
         (JobStopped, "annotator", "stopped by hand"),
-        (ValueError, "ours", "the log names it predict-"),
+        (ValueError, "ours", "the log names it chunk-"),
     ],
 )
 def test_a_job_that_rq_gives_up_becomes_a_failure(
@@ -103,12 +199,12 @@ def test_a_job_that_will_be_tried_again_is_no_failure(queue: JobQueue) -> None:
 def test_waiting_ends_when_every_request_is_delivered_or_has_failed(queue: JobQueue) -> None:
     delivered, failed, open_still = (make_job(task_id) for task_id in (1, 2, 3))
     queue.submit([delivered, failed, open_still])
-    queue.settle(delivered.key)
+    queue.settle(delivered)
     queue.record_failure(Failure.of(failed, "predict", "wait", "Away."))
-    assert queue.wait_until_settled([delivered.key, failed.key], timeout_s=1)
-    assert not queue.wait_until_settled([delivered.key, open_still.key], timeout_s=0.1)
+    assert queue.wait_until_settled(1, [delivered.key, failed.key], timeout_s=1)
+    assert not queue.wait_until_settled(1, [delivered.key, open_still.key], timeout_s=0.1)
     keys = [open_still.key, failed.key, delivered.key]
-    assert queue.states(keys) == ["in flight", "failed", "delivered"]
+    assert queue.states(1, keys) == ["in flight", "failed", "delivered"]
 
 
 def test_a_request_that_rq_gave_up_has_failed_before_it_is_on_the_list(queue: JobQueue) -> None:
@@ -116,9 +212,9 @@ def test_a_request_that_rq_gave_up_has_failed_before_it_is_on_the_list(queue: Jo
     [job] = queue.gpu.get_jobs()
     job.set_status(JobStatus.FAILED)
     assert queue.failures() == []
-    assert queue.states([make_job().key]) == ["failed"]
+    assert queue.states(1, [make_job().key]) == ["failed"]
     assert queue.submit([make_job()]) == 1
-    assert queue.states([make_job().key]) == ["in flight"]
+    assert queue.states(1, [make_job().key]) == ["in flight"]
 
 
 def test_an_interactive_request_that_nobody_takes_in_time_is_taken_back(queue: JobQueue) -> None:
@@ -156,8 +252,8 @@ def test_every_door_says_in_the_same_way_that_redis_is_away(queue: JobQueue, red
         queue.model_version,
         lambda: queue.submit([make_job()]),
         lambda: queue.deliver(make_answer()),
-        lambda: queue.settle("key"),
-        lambda: queue.wait_until_settled(["key"], timeout_s=1),
+        lambda: queue.settle(make_job()),
+        lambda: queue.wait_until_settled(1, ["key"], timeout_s=1),
         lambda: queue.wait_for_reply(make_job(), timeout_s=1),
     ]
     for door in doors:

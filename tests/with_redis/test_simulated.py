@@ -36,11 +36,12 @@ def worker(request: pytest.FixtureRequest, settings: Settings) -> Iterator[subpr
 def test_images_are_fetched_and_answered_by_as_many_processes_as_gpus_are_pretended(
     queue: JobQueue, image_host: ImageHost, worker: subprocess.Popen[bytes], processes: int
 ) -> None:
-    image_host.pages["/data/upload/1/a.png"] = 200, make_png((40, 60))
+    images = [f"/data/upload/1/{number}.png" for number in range(2)]
+    image_host.pages |= {image: (200, make_png((40, 60))) for image in images}
     wait_for(lambda: SimpleWorker.count(queue=queue.gpu) == processes, timeout_s=120)
-    queue.submit([make_job(number, image_uri="/data/upload/1/a.png") for number in range(4)])
+    queue.submit([make_job(number, image_uri=images[number % 2]) for number in range(4)])
     answers = wait_for(lambda: found if len(found := answers_in(queue)) == 4 else None, timeout_s=120)
-    assert image_host.asked == ["/data/upload/1/a.png"] * 4
+    assert sorted(image_host.asked) == images, "each is fetched once for all requests about it"
     assert {answer.model_version for answer in answers} == {"simulated@0.05s"}
     for answer in answers:
         mask = answer.found[0].mask.to_mask()

@@ -18,6 +18,7 @@ from rq.results import Result
 from ml_backend.web import KEPT_EVENTS, create_app
 from tests.factories import make_answer
 from tests.unit.ml_backend.stub_queue import StubQueue
+from tests.with_redis.conftest import requests_in
 from workers.contract import Answer, PredictJob, Refusal, Reply
 from workers.queue import Event, JobQueue
 from workers.settings import Settings
@@ -47,7 +48,7 @@ class Backstage:
     def waiting(self) -> list[PredictJob]:
         if isinstance(self.queue, StubQueue):
             return list(self.queue.waiting)
-        return [PredictJob.model_validate_json(job.args[0]) for job in self.queue.gpu.get_jobs()]
+        return requests_in(self.queue)
 
     def events(self) -> list[Event]:
         if isinstance(self.queue, StubQueue):
@@ -58,13 +59,12 @@ class Backstage:
         """What a worker and then the courier do with a job."""
         if isinstance(self.queue, StubQueue):
             self.queue._replies[reply.job.key] = reply
-        else:
-            job = Job.fetch(f"predict-{reply.job.key}", connection=self.queue.redis, serializer="json")
+        elif reply.job.interactive:
+            job = Job.fetch(f"reply-{reply.job.key}", connection=self.queue.redis, serializer="json")
             self.queue.gpu.remove(job)
-            if reply.job.interactive:
-                Result.create(job, Result.Type.SUCCESSFUL, 60, return_value=reply.model_dump_json())
-            else:
-                job.delete()
+            Result.create(job, Result.Type.SUCCESSFUL, 60, return_value=reply.model_dump_json())
+        else:
+            self.queue.redis.lpop(self.queue.gpu.key)
         if not reply.job.interactive:
             self.queue.settle(reply.job)
 

@@ -51,7 +51,7 @@ def test_the_masks_of_a_request_are_handed_to_the_courier(queue: JobQueue, start
     white[:3, :4] = True
     assert (answer.found[0].mask.to_mask() == white).all()
     wait_for(lambda: queue.counts() == {"waiting": 0, "running": 0, "to_deliver": 1, "failed": 0})
-    wait_for(lambda: not queue.redis.keys("rq:job:predict-*"))
+    wait_for(lambda: not queue.redis.keys("rq:job:chunk-*"))
 
 
 def test_a_request_submitted_again_while_it_is_worked_on_is_computed_once(
@@ -139,7 +139,7 @@ def test_a_request_that_kills_every_worker_is_given_up_with_a_reason(
 
 
 def test_sigterm_lets_the_request_in_hand_end(queue: JobQueue, start_worker: StartWorker) -> None:
-    queue.submit([make_job(1, expressions=("sleep 1",)), make_job(2)])
+    queue.submit([make_job(1, expressions=("sleep 1",)), make_job(2, image_uri=make_image_uri((9, 9)))])
     worker = start_worker()
     wait_for(worker.began)
     worker.signal(signal.SIGTERM)
@@ -149,8 +149,28 @@ def test_sigterm_lets_the_request_in_hand_end(queue: JobQueue, start_worker: Sta
     assert SimpleWorker.all(connection=queue.redis) == []
 
 
+def test_an_image_that_kills_the_worker_is_set_apart_from_its_neighbours(
+    queue: JobQueue, start_worker: StartWorker
+) -> None:
+    jobs = [make_job(number, image_uri=make_image_uri((9, 9 + number))) for number in range(1, 8)]
+    jobs[2] = make_job(3, expressions=("die",), image_uri=make_image_uri((9, 12)))
+    queue.submit(jobs)
+    worker = start_worker()
+    while not queue.failures():
+        if worker.process.poll() is not None:
+            worker = start_worker()
+        time.sleep(0.05)
+    [failure] = queue.failures()
+    assert failure.task_id == 3
+    assert "workers died over it" in failure.reason
+    assert sorted(
+        answer.job.task_id for answer in wait_for(lambda: len(answers_in(queue)) == 6 and answers_in(queue))
+    ) == [1, 2, 4, 5, 6, 7]
+    wait_for(lambda: queue.counts() == {"waiting": 0, "running": 0, "to_deliver": 6, "failed": 1})
+
+
 def test_a_person_can_stop_a_request_and_the_worker_goes_on(queue: JobQueue, start_worker: StartWorker) -> None:
-    queue.submit([make_job(1, expressions=("sleep 60",)), make_job(2)])
+    queue.submit([make_job(1, expressions=("sleep 60",)), make_job(2, image_uri=make_image_uri((9, 9)))])
     worker = start_worker()
     wait_for(worker.began)
     send_stop_job_command(queue.redis, job_id_of(queue), serializer="json")
@@ -199,7 +219,7 @@ def test_a_missing_image_is_a_failure_that_names_it(
     [failure] = wait_for(queue.failures)
     assert failure.move == "annotator"
     assert failure.reason == "Label Studio has no /data/upload/1/gone.png."
-    wait_for(lambda: queue.wait_until_settled([job.key], timeout_s=0))
+    wait_for(lambda: queue.wait_until_settled(1, [job.key], timeout_s=0))
 
     image_host.pages["/data/upload/1/gone.png"] = (200, make_png())
     wait_for(lambda: queue.submit([job]) == 1)

@@ -39,6 +39,6 @@ def test_status_says_that_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None
     assert "Traceback" not in result.output
 
 
-def test_neither_the_commands_nor_the_queue_import_torch() -> None:
+def test_neither_the_commands_nor_the_queue_nor_the_supervisor_import_torch() -> None:
     script = "import sys, workers.cli, workers.logs; assert not {'torch', 'rsrefseg', 'cv2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,15 @@ from rq.timeouts import JobTimeoutException
 from rsrefseg.errors import BadRequest
 from tests.factories import make_job
 from workers import bench
+from workers.ahead import ImagesAhead
 from workers.bench import Bench
-from workers.contract import Answer, PredictJob, Refusal
-from workers.errors import ImageAway, ImageRefused
+from workers.contract import Answer, Chunk, PredictJob, Refusal
+from workers.errors import ImageAway, ImageRefused, JobStopped
 from workers.failures import Failure
-from workers.predict import predict
+from workers.leased import Stop
+from workers.pipeline import Pipeline
+from workers.predict import reply, work
+from workers.settings import Settings
 
 
 class Room:
@@ -22,23 +27,52 @@ class Room:
 
     version = "tiny@1"
 
-    def __init__(self, trouble: Exception | None = None) -> None:
-        self.trouble = trouble
+    def __init__(self) -> None:
+        self.settings = Settings(chunk_s=60)
+        self.image_trouble: dict[str, Exception] = {}
+        """What fetching an image raises, by its address."""
+        self.trouble: dict[str, BaseException] = {}
+        """What asking for an expression raises."""
+        self.memory = 99
+        """How many images can be encoded at once."""
+        self.encoded: list[int] = []
+        """How many images were encoded at once, each time."""
         self.asked: list[list[str]] = []
         self.delivered: list[Answer] = []
         self.failures: list[Failure] = []
+        self.back: list[tuple[list[int], str, int]] = []
+        """The tasks that were put back, where to, and how often their image was away."""
+        self.stop = Stop()
+        self.bench = Bench(self, ImagesAhead(self), self, self.stop)  # type: ignore[arg-type]
 
-    def fetch(self, _uri: str, _task_id: int) -> np.ndarray:
-        if self.trouble:
-            raise self.trouble
+    def fetch(self, uri: str, _task_id: int) -> np.ndarray:
+        if uri in self.image_trouble:
+            raise self.image_trouble[uri]
         return np.zeros((6, 8, 3), np.uint8)
+
+    def encode_all(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if len(images) > self.memory:
+            raise MemoryError
+        self.encoded.append(len(images))
+        return list(images)
 
     def segment(self, image: np.ndarray, expressions: list[str]) -> list[Any]:
         self.asked.append(expressions)
+        for expression in expressions:
+            if expression in self.trouble:
+                raise self.trouble[expression]
         return [
             SimpleNamespace(mask=np.full(image.shape[:2], bool(number % 2)), score=0.5, predicted_iou=0.5)
             for number, _ in enumerate(expressions)
         ]
+
+    def still_held(self, chunk: Chunk, _chunk_id: str) -> list[PredictJob]:
+        return list(chunk.requests)
+
+    def put_back(
+        self, jobs: Sequence[PredictJob], _chunk_id: str, place: str, *, tries: int = 0, in_s: float = 0
+    ) -> None:
+        self.back.append(([job.task_id for job in jobs], place, tries))
 
     def deliver(self, answer: Answer) -> None:
         self.delivered.append(answer)
@@ -46,32 +80,78 @@ class Room:
     def record_failure(self, failure: Failure) -> None:
         self.failures.append(failure)
 
+    def run(self, *jobs: PredictJob, tries: int = 0, died: bool = False) -> list[int]:
+        """Let a chunk go through, and say which tasks were answered."""
+        Pipeline(self.bench, Chunk(requests=jobs, tries=tries), "chunk-1", died=died).run()
+        return [answer.job.task_id for answer in self.delivered]
+
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Room:
-    room: Any = Room()
-    monkeypatch.setattr(bench, "_laid_out", Bench(queue=room, images=room, predictor=room))
-    return room  # type: ignore[no-any-return]
+    room = Room()
+    monkeypatch.setattr(bench, "_laid_out", room.bench)
+    return room
 
 
-def ask(job: PredictJob) -> Any:
-    return predict(job.model_dump_json())
+def of_image(task_id: int, image: str, *expressions: str) -> PredictJob:
+    return make_job(task_id, expressions=expressions or ("the ship",), image_uri=f"/data/{image}.png")
 
 
 def test_all_expressions_about_an_image_are_asked_together(room: Room) -> None:
-    job = make_job(expressions=("the ship", "the pier", "the crane"))
-    assert ask(job) is None
-    [answer] = room.delivered
+    assert room.run(of_image(1, "a", "the ship", "the pier"), of_image(2, "a", "the crane")) == [1, 2]
+    assert room.encoded == [1]
     assert room.asked == [["the ship", "the pier", "the crane"]]
-    assert [found.expression for found in answer.found] == ["the ship", "the pier", "the crane"]
-    assert [bool(found.mask.to_mask().any()) for found in answer.found] == [False, True, False]
-    assert answer.model_version == "tiny@1"
+    first, second = room.delivered
+    assert [found.expression for found in first.found] == ["the ship", "the pier"]
+    assert [bool(found.mask.to_mask().any()) for found in first.found] == [False, True]
+    assert [found.expression for found in second.found] == ["the crane"]
+    assert first.model_version == "tiny@1"
 
 
-def test_an_interactive_answer_goes_back_to_the_asker_and_to_nobody_else(room: Room) -> None:
-    reply = Answer.model_validate_json(ask(make_job(interactive=True)))
-    assert reply.job.interactive
-    assert room.delivered == []
+def test_images_that_are_there_are_encoded_together(room: Room) -> None:
+    room.bench.batch_images = 3
+    jobs = [of_image(number, str(number)) for number in range(6)]
+    for job in jobs:
+        room.bench.images.begin(job)
+    while not all(room.bench.images.is_there(job) for job in jobs):
+        pass
+    assert room.run(*jobs) == [0, 1, 2, 3, 4, 5]
+    assert room.encoded == [3, 3]
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_later_ones_are_smaller(room: Room) -> None:
+    room.bench.batch_images, room.memory = 8, 2
+    jobs = [of_image(number, str(number)) for number in range(16)]
+    assert room.run(*jobs) == list(range(16))
+    assert max(room.encoded) <= 2
+    assert room.bench.batch_images <= 2 or len(room.encoded) == 16
+    assert room.failures == []
+
+
+def test_an_image_that_no_memory_is_enough_for_is_refused_with_what_to_do(room: Room) -> None:
+    room.memory = 0
+    room.run(of_image(1, "a"))
+    [failure] = room.failures
+    assert failure.move == "ours"
+    assert "RSREFSEG_DTYPE" in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("trouble", "move", "reason"),
+    [
+        (BadRequest("the expression is empty"), "annotator", "the expression is empty."),
+        (JobTimeoutException(), "ours", "RSREFSEG_PREDICT_TIMEOUT_S"),
+        (KeyError("a secret"), "ours", "Something of ours broke"),
+    ],
+)
+def test_one_request_that_breaks_is_refused_alone(room: Room, trouble: Exception, move: str, reason: str) -> None:
+    room.trouble["the wreck"] = trouble
+    jobs = [of_image(1, "a"), of_image(2, "a", "the wreck"), of_image(3, "a"), of_image(4, "b")]
+    assert sorted(room.run(*jobs)) == [1, 3, 4]
+    [failure] = room.failures
+    assert (failure.task_id, failure.stage, failure.move) == (2, "predict", move)
+    assert reason in failure.reason
+    assert "secret" not in failure.reason
 
 
 @pytest.mark.parametrize(
@@ -79,30 +159,81 @@ def test_an_interactive_answer_goes_back_to_the_asker_and_to_nobody_else(room: R
     [
         (ImageRefused("There is no image."), "annotator", "There is no image."),
         (ImageRefused("Set the key.", "ours"), "ours", "Set the key."),
-        (ImageAway("The host is down."), "wait", "The host is down."),
-        (BadRequest("the expression is empty"), "annotator", "the expression is empty."),
-        (JobTimeoutException(), "ours", "RSREFSEG_PREDICT_TIMEOUT_S"),
+        (TimeoutError(), "ours", "RSREFSEG_PREDICT_TIMEOUT_S"),
         (KeyError("a secret"), "ours", "Something of ours broke"),
     ],
 )
-def test_every_trouble_becomes_a_failure_that_names_the_move(
-    room: Room, trouble: Exception, move: str, reason: str
-) -> None:
-    room.trouble = trouble
-    assert ask(make_job()) is None
+def test_an_image_that_cannot_be_had_is_refused_alone(room: Room, trouble: Exception, move: str, reason: str) -> None:
+    room.image_trouble["/data/b.png"] = trouble
+    assert room.run(of_image(1, "a"), of_image(2, "b"), of_image(3, "c")) == [1, 3]
     [failure] = room.failures
-    assert (failure.stage, failure.move) == ("predict", move)
+    assert (failure.task_id, failure.stage, failure.move) == (2, "predict", move)
     assert reason in failure.reason
     assert "secret" not in failure.reason
 
 
-def test_an_interactive_asker_is_told_the_trouble_and_the_list_is_spared(room: Room) -> None:
-    room.trouble = ImageRefused("There is no image.")
-    reply = Refusal.model_validate_json(ask(make_job(interactive=True)))
-    assert reply.reason == "There is no image."
+def test_an_image_that_is_away_is_put_back_for_later_until_it_was_away_too_often(room: Room) -> None:
+    room.image_trouble["/data/b.png"] = ImageAway("The host is down.")
+    assert room.run(of_image(1, "a"), of_image(2, "b")) == [1]
+    assert room.back == [([2], "later", 1)]
     assert room.failures == []
+    room.run(of_image(2, "b"), tries=ImageAway.tries)
+    [failure] = room.failures
+    assert (failure.move, failure.reason) == ("wait", "The host is down.")
+
+
+def test_what_there_is_no_time_for_is_put_back(room: Room) -> None:
+    room.settings = Settings(chunk_s=0.000001)
+    room.run(of_image(1, "a"), of_image(2, "b"), of_image(3, "c"), of_image(4, "c"))
+    done = len(room.delivered)
+    assert room.back == [([1, 2, 3, 4][done:], "head of line", 0)]
+
+
+def test_who_is_asked_to_end_puts_back_what_is_not_begun(room: Room) -> None:
+    room.stop.asked = True
+    assert room.run(of_image(1, "a"), of_image(2, "b")) == []
+    assert room.back == [([1, 2], "head of line", 0)]
+
+
+def test_after_a_death_each_image_that_was_in_hand_gets_a_chunk_of_its_own(room: Room) -> None:
+    jobs = [of_image(number, str(number // 2)) for number in range(20)]
+    assert room.run(*jobs, died=True) == []
+    rest, *alone = room.back
+    assert rest == (list(range(10, 20)), "head of line", 0)
+    assert [tasks for tasks, _, _ in alone] == [[8, 9], [6, 7], [4, 5], [2, 3], [0, 1]], "the first is put first, last"
+    assert room.run(jobs[0], jobs[1], died=True) == [0, 1], "one image is tried again"
+
+
+def test_who_stops_a_chunk_stops_what_is_in_hand_and_nothing_else(room: Room) -> None:
+    room.trouble["the wreck"] = JobStopped()
+    with pytest.raises(JobStopped):
+        room.run(of_image(1, "a"), of_image(2, "b", "the wreck"), of_image(3, "c"))
+    assert [answer.job.task_id for answer in room.delivered] == [1]
+    assert room.back == [([3], "head of line", 0)]
+
+
+def test_an_interactive_answer_goes_back_to_the_asker_and_to_nobody_else(room: Room) -> None:
+    answer = Answer.model_validate_json(reply(make_job(interactive=True).model_dump_json()))
+    assert answer.job.interactive
+    assert room.delivered == []
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [(ImageRefused("There is no image."), "There is no image."), (ImageAway("It is down."), "It is down.")],
+)
+def test_an_interactive_asker_is_told_the_trouble_and_the_list_is_spared(
+    room: Room, trouble: Exception, reason: str
+) -> None:
+    job = make_job(interactive=True)
+    room.image_trouble[job.image_uri] = trouble
+    assert Refusal.model_validate_json(reply(job.model_dump_json())).reason == reason
+    assert room.failures == []
+    assert room.back == []
 
 
 def test_a_job_outside_a_worker_says_where_it_belongs() -> None:
     with pytest.raises(RuntimeError, match="rsrefseg-worker run"):
         bench.at_hand()
+    with pytest.raises(RuntimeError, match="rsrefseg-worker run"):
+        work(Chunk(requests=(make_job(),)).model_dump_json())

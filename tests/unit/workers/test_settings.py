@@ -48,6 +48,14 @@ def test_every_problem_is_said_at_once_and_no_value_is_repeated() -> None:
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("environ", [{"RSREFSEG_HUNG_S": "100"}, {"RSREFSEG_IMAGE_TIMEOUT_S": "120"}])
+def test_a_worker_in_the_longest_step_that_it_may_take_cannot_be_taken_for_hung(environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"RSREFSEG_HUNG_S will not do: .* above RSREFSEG_IMAGE_TIMEOUT_S"):
+        Settings.load(environ)
+    shorter = {"RSREFSEG_HUNG_S": "3", "RSREFSEG_IMAGE_TIMEOUT_S": "2", "RSREFSEG_PREDICT_TIMEOUT_S": "2"}
+    assert Settings.load(shorter).hung_s == 3
+
+
 def test_secrets_are_not_shown_with_the_settings() -> None:
     settings = Settings.load({"REDIS_URL": "redis://:secret@localhost:1/0", "LABEL_STUDIO_API_KEY": "secret"})
     assert "secret" not in repr(settings)

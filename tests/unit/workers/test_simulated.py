@@ -21,7 +21,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 @pytest.mark.parametrize("size_hw", [(90, 130), (1, 1), (300, 2)])
 def test_masks_are_bool_at_the_images_own_size(model: Model, size_hw: tuple[int, int]) -> None:
-    for found in model.segment(model.encode(np.zeros((*size_hw, 3), np.uint8)), WORDS):
+    for found in model.segment(model.encode_all([np.zeros((*size_hw, 3), np.uint8)])[0], WORDS):
         assert found.mask.shape == size_hw
         assert found.mask.dtype == bool
         assert 0 <= found.score <= 1
@@ -30,7 +30,7 @@ def test_masks_are_bool_at_the_images_own_size(model: Model, size_hw: tuple[int,
 
 def test_answers_keep_the_order_and_the_same_words_find_the_same(model: Model) -> None:
     image = np.zeros((90, 130, 3), np.uint8)
-    found = model.segment(model.encode(image), WORDS)
+    found = model.segment(model.encode_all([image])[0], WORDS)
     again = model.segment(image, WORDS[::-1])[::-1]
     assert [(a.mask == b.mask).all() for a, b in zip(found, again, strict=True)] == [True] * 3
 
@@ -39,13 +39,14 @@ def test_a_model_names_its_version(model: Model) -> None:
     assert "@" in model.version
 
 
-def test_a_simulated_image_takes_its_time_and_an_expression_none() -> None:
+def test_a_simulated_image_takes_its_time_and_an_expression_none(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SimulatedPredictor(0.2)
     started = time.monotonic()
-    embedding = model.encode(np.zeros((64, 64, 3), np.uint8))
-    encoded = time.monotonic()
-    assert encoded - started >= 0.2
+    embedding, _ = model.encode_all([np.zeros((64, 64, 3), np.uint8)] * 2)
+    assert time.monotonic() - started >= 0.4
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     masks = [found.mask for found in model.segment(embedding, WORDS)]
-    assert time.monotonic() - encoded < 0.2
+    assert slept == []
     assert all(0 < mask.mean() < 0.2 for mask in masks), "a disc, not the whole image"
     assert len({mask.tobytes() for mask in masks}) == len(WORDS), "other words, another place"

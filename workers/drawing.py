@@ -1,0 +1,171 @@
+"""Images and expressions to masks, whatever one of them does: what breaks a batch is found by halving it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rq.timeouts import JobTimeoutException
+from structlog.contextvars import bound_contextvars
+
+from rsrefseg.errors import BadRequest
+from workers import progress
+from workers.bench import Bench, Segmented
+from workers.contract import ASKS_LIMIT, Answer, Found, PredictJob, Refusal, Rle
+
+log = logging.getLogger(__name__)
+
+TOO_LONG = "It took longer than RSREFSEG_PREDICT_TIMEOUT_S allows."
+NO_MEMORY = (
+    "There is not enough memory for this image: set RSREFSEG_DTYPE=bfloat16 or a smaller RSREFSEG_CACHE_BYTES, "
+    "or use a larger device."
+)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """One image and the requests about it."""
+
+    image: np.ndarray
+    """(h, w, 3) uint8 RGB."""
+    jobs: tuple[PredictJob, ...]
+    seconds: float
+    """What fetching it took."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the model says to one request."""
+
+    job: PredictJob
+    segments: tuple[Segmented, ...]
+    """One for each ask."""
+    seconds: float
+    """From the beginning of the fetch to the masks, as far as it was this image's."""
+
+    def answer(self, model_version: str) -> Answer:
+        """Write it down; large masks take a while.
+
+        Args:
+            model_version: Which model it was.
+
+        Returns:
+            The answer.
+        """
+        found = tuple(
+            Found(
+                expression=ask.expression,
+                label=ask.label,
+                mask=Rle.from_mask(segment.mask),
+                score=segment.score,
+                predicted_iou=segment.predicted_iou,
+            )
+            for ask, segment in zip(self.job.asks, self.segments, strict=True)
+        )
+        return Answer(job=self.job, model_version=model_version, found=found, seconds=self.seconds)
+
+
+def draw(bench: Bench, images: Sequence[Fetched]) -> Iterator[Drawn | Refusal]:
+    """Draw what the requests about some images ask for.
+
+    Args:
+        bench: The model; its batches become smaller if these images are too many for its memory.
+        images: At least one.
+
+    Yields:
+        For each request, in their order and as soon as it is known, what the model says or why it says nothing.
+    """
+    started = time.monotonic()
+    try:
+        with _on_time(bench):
+            embeddings = bench.predictor.encode_all([one.image for one in images])
+    except Exception as exc:
+        if len(images) == 1:
+            for job in images[0].jobs:
+                yield _refusal(job, exc)
+            return
+        half = len(images) // 2
+        if _no_memory(exc):
+            bench.batch_images = half
+            log.warning("not enough memory for a batch", extra={"images": len(images), "from_now_on": half})
+        yield from draw(bench, images[:half])
+        yield from draw(bench, images[half:])
+        return
+    encoding_s = (time.monotonic() - started) / len(images)
+    for one, embedding in zip(images, embeddings, strict=True):
+        yield from _ask(bench, embedding, one.jobs, one.seconds + encoding_s)
+
+
+def _ask(bench: Bench, embedding: Any, jobs: Sequence[PredictJob], seconds: float) -> Iterator[Drawn | Refusal]:
+    started = time.monotonic()
+    segments: Sequence[Segmented] | None = None
+    if len(jobs) == 1 or sum(len(job.asks) for job in jobs) <= ASKS_LIMIT:
+        try:
+            with _on_time(bench):
+                segments = bench.predictor.segment(embedding, [ask.expression for job in jobs for ask in job.asks])
+        except Exception as exc:
+            if len(jobs) == 1:
+                yield _refusal(jobs[0], exc)
+                return
+    if segments is None:
+        half = len(jobs) // 2
+        yield from _ask(bench, embedding, jobs[:half], seconds)
+        yield from _ask(bench, embedding, jobs[half:], seconds)
+        return
+    left = iter(segments)
+    for job in jobs:
+        yield Drawn(job, tuple(next(left) for _ in job.asks), seconds + time.monotonic() - started)
+
+
+@contextmanager
+def _on_time(bench: Bench) -> Iterator[None]:
+    # RQ's alarm for the whole job, wound up anew for each step, and then set back.
+    progress.busy()
+    if signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, None):
+        yield
+        return
+    started = time.monotonic()
+    left = signal.alarm(bench.queue.settings.predict_timeout_s)
+    try:
+        yield
+    finally:
+        signal.alarm(max(1, left - round(time.monotonic() - started)) if left else 0)
+
+
+def _refusal(job: PredictJob, exc: Exception) -> Refusal:
+    if isinstance(exc, BadRequest):
+        return Refusal(job=job, move="annotator", reason=f"{exc}.")
+    if isinstance(exc, JobTimeoutException):
+        return Refusal(job=job, move="ours", reason=TOO_LONG)
+    if _no_memory(exc):
+        return Refusal(job=job, move="ours", reason=NO_MEMORY)
+    return broken(job)
+
+
+def broken(job: PredictJob) -> Refusal:
+    """Refuse a request over which something of ours broke; call it where the exception is handled.
+
+    Args:
+        job: The request.
+
+    Returns:
+        A refusal that tells no more than the number under which the log has the rest.
+    """
+    error_id = uuid.uuid4().hex[:8]
+    with bound_contextvars(project_id=job.project_id, task_id=job.task_id):
+        log.exception("prediction broke", extra={"error_id": error_id})
+    return Refusal(job=job, move="ours", reason=f"Something of ours broke; the log names it {error_id}.")
+
+
+def _no_memory(exc: Exception) -> bool:
+    # torch, which only a worker with a model imports, has OutOfMemoryError for a GPU and a plain error for a CPU.
+    return (
+        isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(exc)
+    )

@@ -1,0 +1,101 @@
+"""What the rooms tell each other beside requests: versions that are served, events, fields of projects."""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import AwareDatetime
+from redis import Redis
+from rq.utils import as_text
+
+from workers.contract import Wire
+from workers.lines import PREFIX
+from workers.redis_client import renaming_redis_errors
+
+EVENTS_KEPT = 100_000
+"""How many webhook events are kept; beyond that the oldest go."""
+
+_VERSIONS, _EVENTS, _FIELDS = PREFIX + "model-versions", PREFIX + "events", PREFIX + "expression-fields"
+
+
+class Event(Wire):
+    """What a webhook of Label Studio said, kept for those who will pull the corrections."""
+
+    action: str
+    project_id: int
+    annotation_ids: tuple[int, ...] = ()
+    task_ids: tuple[int, ...] = ()
+    at: AwareDatetime
+
+
+class NoticeBoard:
+    """Short notices in Redis.
+
+    Args:
+        redis: A client, as `connect` makes it; nothing is sent yet.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+
+    @renaming_redis_errors()
+    def announce(self, model_version: str, *, again: bool = False) -> None:
+        """Say which model version a worker serves.
+
+        Args:
+            model_version: The version.
+            again: Only in case Redis has forgotten it: it does not become the newest.
+        """
+        self.redis.zadd(_VERSIONS, {model_version: time.time()}, nx=again)
+
+    def model_version(self) -> str | None:
+        """Name the version that workers serve.
+
+        Returns:
+            The version announced last, or None before the first worker.
+        """
+        return next(iter(self.model_versions()), None)
+
+    @renaming_redis_errors()
+    def model_versions(self) -> list[str]:
+        """List every version that workers ever served.
+
+        Returns:
+            The versions, newest first.
+        """
+        return [as_text(version) for version in self.redis.zrevrange(_VERSIONS, 0, -1)]
+
+    @renaming_redis_errors()
+    def keep_event(self, event: Event) -> None:
+        """Keep a webhook's event for those who pull the corrections.
+
+        Args:
+            event: What the webhook said.
+        """
+        self.redis.xadd(_EVENTS, {"event": event.model_dump_json()}, maxlen=EVENTS_KEPT, approximate=True)
+
+    @renaming_redis_errors()
+    def keep_expression_field(self, project_id: int, field: str | None) -> None:
+        """Remember which field of its tasks' data holds a project's expression.
+
+        Args:
+            project_id: The project.
+            field: The key of the data; None where nobody named one.
+        """
+        if field is None:
+            self.redis.hdel(_FIELDS, str(project_id))
+        else:
+            self.redis.hset(_FIELDS, str(project_id), field)
+
+    @renaming_redis_errors()
+    def expression_field(self, project_id: int) -> str | None:
+        """Recall which field of its tasks' data holds a project's expression.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            The key of the data, or None where nobody named one.
+        """
+        field = self.redis.hget(_FIELDS, str(project_id))
+        return None if field is None else as_text(field)

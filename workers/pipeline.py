@@ -1,0 +1,166 @@
+"""A chunk on its way through a worker: images are fetched ahead, the model draws, answers are handed over behind it.
+
+The three go on at the same time, so that the model waits for neither the network nor Redis.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+from structlog.contextvars import bound_contextvars
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from workers import progress
+from workers.bench import Bench
+from workers.contract import Chunk, PredictJob, Refusal
+from workers.drawing import TOO_LONG, Drawn, Fetched, broken, draw
+from workers.errors import ImageAway, ImageRefused, JobStopped, RedisAway
+from workers.failures import Failure
+
+log = logging.getLogger(__name__)
+
+AHEAD = 4
+"""How many images are fetched ahead of a batch."""
+
+BACKOFF_S = (5, 30, 120, 600)
+"""Pauses before an image that was away is asked for again, in seconds."""
+
+
+class Pipeline:
+    """One chunk, once.
+
+    Args:
+        bench: The worker's tools.
+        chunk: What it was given.
+        chunk_id: The job of the chunk.
+        died: Whether a worker died over it before.
+    """
+
+    def __init__(self, bench: Bench, chunk: Chunk, chunk_id: str, *, died: bool = False) -> None:
+        self._bench = bench
+        self._chunk = chunk
+        self._chunk_id = chunk_id
+        self._died = died
+        by_image: dict[str, list[PredictJob]] = {}
+        for job in bench.queue.still_held(chunk, chunk_id):
+            by_image.setdefault(job.image_uri, []).append(job)
+        self._left = deque(tuple(jobs) for jobs in by_image.values())
+        """The requests that were not begun, image by image."""
+        self._away: list[PredictJob] = []
+        self._behind: deque[Future[None]] = deque()
+
+    def run(self) -> None:
+        """Answer or refuse what the chunk holds, or put it back; `RedisAway` says that it will come again instead.
+
+        Raises:
+            JobStopped: If a person stopped the chunk; what was not begun is put back.
+        """
+        if self._died and len(self._left) > 1:
+            self._split()
+            return
+        until = time.monotonic() + self._bench.queue.settings.chunk_s
+        self._bench.images.keep_only([jobs[0].image_uri for jobs in self._left])
+        with ThreadPoolExecutor(1, thread_name_prefix="messenger") as messenger:
+            try:
+                while self._left and not self._bench.stop.asked and time.monotonic() < until:
+                    for outcome in self._drawn(self._next_batch()):
+                        self._behind.append(messenger.submit(self._hand_over, outcome))
+                    self._catch_up(2 * self._bench.batch_images)
+            except JobStopped:
+                self._put_back_rest()
+                raise
+            self._put_back_rest()
+            self._put_back_away()
+            self._catch_up(0)
+
+    def _split(self) -> None:
+        # One of those that were in the pipeline at once killed the worker: each gets a chunk of its own.
+        log.warning("a worker died over this chunk, which is split", extra={"images": len(self._left)})
+        suspects = [self._left.popleft() for _ in range(min(self._bench.batch_images + AHEAD, len(self._left)))]
+        self._put_back_rest()
+        for suspect in reversed(suspects):
+            self._put_back(suspect)
+
+    def _put_back_rest(self) -> None:
+        self._put_back([job for jobs in self._left for job in jobs])
+
+    def _put_back(self, jobs: Sequence[PredictJob]) -> None:
+        if jobs:
+            self._bench.queue.put_back(jobs, self._chunk_id, "head of line", tries=self._chunk.tries)
+
+    def _put_back_away(self) -> None:
+        if self._away:
+            tries = self._chunk.tries
+            pause_s = BACKOFF_S[min(tries, len(BACKOFF_S) - 1)]
+            self._bench.queue.put_back(self._away, self._chunk_id, "later", tries=tries + 1, in_s=pause_s)
+
+    def _next_batch(self) -> list[tuple[PredictJob, ...]]:
+        # The next image, and with it those right behind it that are there already.
+        images, most = self._bench.images, self._bench.batch_images
+        for jobs in islice(self._left, most + AHEAD):
+            if not images.begin(jobs[0]):
+                break
+        batch = [self._left.popleft()]
+        while self._left and len(batch) < most and images.is_there(self._left[0][0]):
+            batch.append(self._left.popleft())
+        return batch
+
+    def _drawn(self, batch: Sequence[tuple[PredictJob, ...]]) -> Iterator[Drawn | Refusal]:
+        fetched: list[Fetched] = []
+        for jobs in batch:
+            one = self._fetched(jobs)
+            if isinstance(one, Fetched):
+                fetched.append(one)
+            else:
+                yield from one
+        if fetched:
+            yield from draw(self._bench, fetched)
+
+    def _fetched(self, jobs: tuple[PredictJob, ...]) -> Fetched | list[Refusal]:
+        try:
+            image, seconds = self._bench.images.take(jobs[0], self._bench.queue.settings.predict_timeout_s)
+        except ImageRefused as exc:
+            return [Refusal(job=job, move=exc.move, reason=str(exc)) for job in jobs]
+        except ImageAway as exc:
+            if self._chunk.tries >= exc.tries:
+                return [Refusal(job=job, move="wait", reason=str(exc)) for job in jobs]
+            log.info("image away", extra={"reason": str(exc), "attempt": self._chunk.tries + 1})
+            self._away += jobs
+            return []
+        except TimeoutError:
+            return [Refusal(job=job, move="ours", reason=TOO_LONG) for job in jobs]
+        except Exception:
+            return [broken(job) for job in jobs]
+        finally:
+            progress.busy()
+        return Fetched(image, jobs, seconds)
+
+    # The masks are worth waiting for a Redis that restarts: else all is drawn again.
+    @retry(
+        retry=retry_if_exception_type(RedisAway),
+        wait=wait_exponential(0.1, max=2),
+        stop=stop_after_delay(30),
+        reraise=True,
+    )
+    def _hand_over(self, outcome: Drawn | Refusal) -> None:
+        job = outcome.job
+        with bound_contextvars(job_id=job.key, project_id=job.project_id, task_id=job.task_id):
+            if isinstance(outcome, Refusal):
+                log.warning("refused", extra={"move": outcome.move, "reason": outcome.reason})
+                failure = Failure.of(job, "predict", outcome.move, outcome.reason)
+                self._bench.queue.record_failure(failure)
+            else:
+                answer = outcome.answer(self._bench.predictor.version)
+                self._bench.queue.deliver(answer)
+                log.info("masks ready", extra={"masks": len(answer.found), "seconds": round(answer.seconds, 3)})
+
+    def _catch_up(self, allowed: int) -> None:
+        # Masks that wait for the messenger take memory.
+        while len(self._behind) > allowed:
+            self._behind.popleft().result()
+            progress.busy()
