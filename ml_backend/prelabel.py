@@ -189,7 +189,8 @@ class Prelabel:
 
     def _few(self, limit: int | None) -> int:
         # More than the queue may hold would never be taken; with half of it the workers need not run dry first.
-        few = max(1, self._queue.settings.queue_limit // 2)
+        settings = self._queue.settings
+        few = max(1, min(settings.queue_limit, settings.project_limit) // 2)
         return few if limit is None else min(few, limit - self.tally.enqueued)
 
     def _take_in(self, tasks: Sequence[ListedTask], config: LabelConfig, version: str | None) -> Sequence[PredictJob]:

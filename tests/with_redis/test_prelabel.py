@@ -199,9 +199,9 @@ def test_a_full_queue_is_waited_for(served: JobQueue, settings: Settings, label_
     def take_one_after_the_other() -> None:
         wait_for(lambda: "would pass the limit" in said(work))
         while not ended.wait(0.05):
-            waiting_now = waiting(small)
-            most.append(len(waiting_now))
-            for request in waiting_now[:1]:
+            in_flight = [request for request in waiting(small) if small.states(1, [request.key]) == ["in flight"]]
+            most.append(len(in_flight))
+            for request in in_flight[:1]:
                 small.settle(request)
 
     worker = threading.Thread(target=take_one_after_the_other)

@@ -35,7 +35,7 @@ class LargeProject:
 class Drain:
     """A queue that takes everything and keeps nothing."""
 
-    settings = SimpleNamespace(queue_limit=10**9)
+    settings = SimpleNamespace(queue_limit=10**9, project_limit=10**9)
 
     def expression_field(self, _project_id: int) -> None:
         return None
