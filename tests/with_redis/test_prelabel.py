@@ -194,15 +194,16 @@ def test_a_full_queue_is_waited_for(served: JobQueue, settings: Settings, label_
     small = JobQueue(served.redis, settings.model_copy(update={"queue_limit": 4}))
     work = prelabel(small, label_studio)
     most: list[int] = []
+    taken: list[int] = []
     ended = threading.Event()
 
     def take_one_after_the_other() -> None:
         wait_for(lambda: "would pass the limit" in said(work))
         while not ended.wait(0.05):
-            in_flight = [request for request in waiting(small) if small.states(1, [request.key]) == ["in flight"]]
-            most.append(len(in_flight))
-            for request in in_flight[:1]:
-                small.settle(request)
+            most.append(small.counts()["waiting"])
+            if left := [request for request in waiting(small) if request.task_id not in taken]:
+                taken.append(left[0].task_id)
+                small.settle(left[0])
 
     worker = threading.Thread(target=take_one_after_the_other)
     worker.start()
@@ -280,7 +281,7 @@ def test_ctrl_c_says_what_was_done_and_that_the_same_command_goes_on(
 ) -> None:
     queue.submit([make_job(100)])
     command = start("-m", "ml_backend.cli", "prelabel", "--project", "1", "--json", RSREFSEG_QUEUE_LIMIT="5")
-    wait_for(lambda: queue.gpu.count == 4, START_S)
+    wait_for(lambda: queue.counts()["waiting"] == 4, START_S)
     time.sleep(0.5)
     command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=START_S)
