@@ -17,7 +17,7 @@ from workers.errors import WorkersError
 from workers.queue import JobQueue
 from workers.settings import Settings
 from workers.simulated import SimulatedPredictor
-from workers.status import as_tables, status_of
+from workers.status import status_of, watch
 from workers.supervisor import LINE, supervise
 
 if TYPE_CHECKING:
@@ -93,12 +93,19 @@ def _require_torch() -> None:
 def _work(settings: Settings, gpu: str, queue_name: str, simulate: float | None) -> None:
     # Loaded before the queue is opened: a process that is killed while it loads has left nothing behind.
     predictor = _load(settings, gpu) if simulate is None else SimulatedPredictor(simulate)
+    device = _device_name(gpu) if simulate is None else f"{gpu} (simulated)"
 
     from workers.worker import serve  # OpenCV is in there, which only a running worker needs.
 
     with complaining(WorkersError), JobQueue.open(settings) as queue:
         batch_images = 1 if gpu == CPU else settings.batch_images
-        serve(queue, predictor, serves=queue_name, batch_images=batch_images)
+        serve(queue, predictor, device=device, serves=queue_name, batch_images=batch_images)
+
+
+def _device_name(gpu: str) -> str:
+    import torch
+
+    return CPU if gpu == CPU else f"GPU {gpu}, {torch.cuda.get_device_name()}"
 
 
 def _load(settings: Settings, gpu: str) -> Predictor:
@@ -139,16 +146,16 @@ def _choose_gpus(wanted: str | None, settings: Settings) -> list[str]:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(as_json: bool) -> None:
-    """Show what waits, who works on what, and what failed and why."""
+@click.option("--once", is_flag=True, help="Do not stay and look again each second, as in a terminal.")
+def status(as_json: bool, once: bool) -> None:
+    """Show what waits, who works on what, how fast, and what failed and why."""
     with complaining(WorkersError):
         settings = Settings.load()
         with JobQueue.open(settings) as queue:
-            seen = status_of(queue)
-    if as_json:
-        click.echo(seen.model_dump_json())
-    else:
-        Console().print(as_tables(seen))
+            if as_json:
+                click.echo(status_of(queue).model_dump_json())
+            else:
+                watch(lambda: status_of(queue), Console(), once=once)
 
 
 if __name__ == "__main__":

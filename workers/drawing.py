@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 import uuid
@@ -21,6 +22,9 @@ from workers.bench import Bench, Segmented
 from workers.contract import ASKS_LIMIT, Answer, Found, PredictJob, Refusal, Rle
 
 log = logging.getLogger(__name__)
+
+DEVICE_LOST = 71
+"""Exit code of a worker whose GPU no longer answers it; its chunk comes again elsewhere, image by image."""
 
 TOO_LONG = "It took longer than RSREFSEG_PREDICT_TIMEOUT_S allows."
 NO_MEMORY = (
@@ -140,6 +144,9 @@ def _on_time(bench: Bench) -> Iterator[None]:
 
 
 def _refusal(job: PredictJob, exc: Exception) -> Refusal:
+    if _device_lost(exc):
+        log.critical("the device is lost, so the worker ends", exc_info=exc)
+        os._exit(DEVICE_LOST)
     if isinstance(exc, BadRequest):
         return Refusal(job=job, move="annotator", reason=f"{exc}.")
     if isinstance(exc, JobTimeoutException):
@@ -162,6 +169,11 @@ def broken(job: PredictJob) -> Refusal:
     with bound_contextvars(project_id=job.project_id, task_id=job.task_id):
         log.exception("prediction broke", extra={"error_id": error_id})
     return Refusal(job=job, move="ours", reason=f"Something of ours broke; the log names it {error_id}.")
+
+
+def _device_lost(exc: Exception) -> bool:
+    # After an illegal access every later call of the process fails as well; another process may fare better.
+    return not _no_memory(exc) and "CUDA error" in str(exc)
 
 
 def _no_memory(exc: Exception) -> bool:

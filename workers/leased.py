@@ -28,6 +28,9 @@ from workers.redis_client import REDIS_ERRORS
 
 log = logging.getLogger(__name__)
 
+DEVICE = "device"
+"""The field of RQ's record of a worker that says what its model runs on."""
+
 RECONNECT_S = 1.0
 """Pause before a worker that lost Redis looks again, in seconds."""
 

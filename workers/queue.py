@@ -35,6 +35,7 @@ from workers.errors import JobStopped, Move, QueueFull, RedisAway
 from workers.failures import Failure, FailureList, Stage
 from workers.lines import GONE, Lines, Place
 from workers.notices import Event, NoticeBoard
+from workers.rates import Rate
 from workers.redis_client import connect, renaming_redis_errors
 from workers.redis_server import EmbeddedRedis
 from workers.settings import Settings
@@ -88,6 +89,9 @@ ROUND_TRIP = 500
 """How many keys go to Redis in one call."""
 
 DAY_S = 24 * 3600
+
+ANSWERED, DELIVERED = Rate("answered"), Rate("delivered")
+"""What the workers and the courier get done."""
 
 State = Literal["in flight", "delivered", "failed"]
 """How far a request is."""
@@ -245,6 +249,7 @@ class JobQueue(NoticeBoard):
         with self.redis.pipeline() as pipe:
             self._push(pipe, self.label_studio, job)
             self._lines.pass_on(pipe, answer.job.project_id, answer.job.key)
+            ANSWERED.count(pipe)
             pipe.execute()
 
     @renaming_redis_errors()
@@ -257,6 +262,7 @@ class JobQueue(NoticeBoard):
         with self.redis.pipeline() as pipe:
             self._lines.release(pipe, job.project_id, job.key)
             self._failures.drop([job.key], pipe)
+            DELIVERED.count(pipe)
             pipe.execute()
 
     @renaming_redis_errors()
@@ -350,6 +356,24 @@ class JobQueue(NoticeBoard):
         """
         for some in _parts(keys):
             self._failures.drop(some)
+
+    @renaming_redis_errors()
+    def projects(self) -> dict[int, int]:
+        """Count the requests in flight of each project.
+
+        Returns:
+            How many each has that has any.
+        """
+        return self._lines.counts()
+
+    @renaming_redis_errors()
+    def rates(self) -> dict[str, float]:
+        """Say how fast it goes, over the last minute.
+
+        Returns:
+            Requests answered_per_s by the workers, and delivered_per_s by the couriers.
+        """
+        return {"answered_per_s": ANSWERED.per_s(self.redis), "delivered_per_s": DELIVERED.per_s(self.redis)}
 
     @renaming_redis_errors()
     def counts(self) -> dict[str, int]:

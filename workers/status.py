@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from pydantic import AwareDatetime
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rq import SimpleWorker
+from rq.job import Job
+from rq.utils import as_text
 
 from workers.contract import Wire
 from workers.errors import Move
 from workers.failures import Failure
+from workers.leased import DEVICE
 from workers.queue import JobQueue
 from workers.redis_client import renaming_redis_errors
 
@@ -21,15 +27,27 @@ MOVES: dict[Move, str] = {"annotator": "the task's owner", "wait": "wait, then a
 """Whose move it is, in the words of the table."""
 
 
+SHOWN = 20
+"""Most failures, and most projects, in a table."""
+
+LOOK_S = 1.0
+"""How often a terminal is written anew, in seconds."""
+
+
 class WorkerState(Wire):
     """One process that takes jobs."""
 
     name: str
     queues: tuple[str, ...]
+    device: str | None
+    """What its model runs on; None for a courier."""
     state: str
     job: str | None
-    """What it works on."""
+    """The job that it works on."""
+    works_on: str | None
+    """What that job is about."""
     done: int
+    """Jobs, each of up to 64 requests."""
     failed: int
     heard_at: AwareDatetime | None
     """When it last said that it lives."""
@@ -42,6 +60,12 @@ class Status(Wire):
     running: int
     to_deliver: int
     failed: int
+    answered_per_s: float
+    """Requests that the workers answered in a second, over the last minute."""
+    delivered_per_s: float
+    """Predictions that the couriers settled, the same way."""
+    projects: dict[int, int]
+    """Requests on their way of each project."""
     model_version: str | None
     workers: tuple[WorkerState, ...]
     failures: tuple[Failure, ...]
@@ -58,8 +82,12 @@ def status_of(queue: JobQueue) -> Status:
         What they do.
     """
     workers = sorted(SimpleWorker.all(connection=queue.redis, serializer="json"), key=lambda worker: worker.name)
+    rates = queue.rates()
     return Status(
         **queue.counts(),
+        answered_per_s=rates["answered_per_s"],
+        delivered_per_s=rates["delivered_per_s"],
+        projects=queue.projects(),
         model_version=queue.model_version(),
         workers=tuple(_state_of(worker) for worker in workers),
         failures=tuple(queue.failures()),
@@ -67,16 +95,37 @@ def status_of(queue: JobQueue) -> Status:
 
 
 def _state_of(worker: SimpleWorker) -> WorkerState:
-    job = worker.get_current_job_id()
+    job_id = worker.get_current_job_id()
+    works_on = worker.connection.hget(Job.key_for(job_id), "description") if job_id else None
+    device = worker.connection.hget(worker.key, DEVICE)
     return WorkerState(
         name=worker.name,
         queues=tuple(worker.queue_names()),
         state=worker.get_state(),
-        job=job,
+        device=as_text(device) if device else None,
+        job=job_id,
+        works_on=as_text(works_on) if works_on else None,
         done=worker.successful_job_count,
         failed=worker.failed_job_count,
         heard_at=worker.last_heartbeat,
     )
+
+
+def watch(look: Callable[[], Status], console: Console, *, once: bool = False) -> None:
+    """Show a status, in a terminal again each second until Ctrl-C.
+
+    Args:
+        look: Looks.
+        console: Where to show it.
+        once: Not again, in a terminal neither.
+    """
+    if once or not console.is_terminal:
+        console.print(as_tables(look()))
+        return
+    with Live(as_tables(look()), console=console, auto_refresh=False, screen=True) as live, suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(LOOK_S)
+            live.update(as_tables(look()), refresh=True)
 
 
 def as_tables(status: Status) -> RenderableType:
@@ -88,28 +137,37 @@ def as_tables(status: Status) -> RenderableType:
     Returns:
         Tables for the terminal.
     """
-    counts = Table("waiting", "running", "to deliver", "failed", "model version", title="Requests")
+    counts = Table("waiting", "running", "to deliver", "failed", "answered", "delivered", "model version")
+    counts.title = "Requests"
     numbers = (status.waiting, status.running, status.to_deliver, status.failed)
-    counts.add_row(*map(str, numbers), status.model_version or "none yet")
-    return Group(counts, _workers_table(status.workers), _failures_table(status.failures))
+    rates = (f"{status.answered_per_s:.1f}/s", f"{status.delivered_per_s:.1f}/s")
+    counts.add_row(*map(str, numbers), *rates, status.model_version or "none yet")
+    return Group(counts, _projects_line(status.projects), _workers_table(status.workers), _failures_table(status))
+
+
+def _projects_line(projects: dict[int, int]) -> str:
+    largest = sorted(projects.items(), key=lambda item: -item[1])
+    said = ", ".join(f"project {project}: {count}" for project, count in largest[:SHOWN])
+    more = f" and {len(largest) - SHOWN} projects more" if len(largest) > SHOWN else ""
+    return f"On their way: {said}{more}." if said else "Nothing is on its way."
 
 
 def _workers_table(workers: Sequence[WorkerState]) -> RenderableType:
     if not workers:
         return "No process takes jobs: start one with `rsrefseg-worker run`."
-    table = Table("worker", "queues", "state", "works on", "done", "failed", "heard", title="Workers")
+    table = Table("worker", "queues", "on", "state", "works on", "done", "failed", "heard", title="Workers")
     for worker in workers:
         heard = f"{(datetime.now(UTC) - worker.heard_at).total_seconds():.0f} s ago" if worker.heard_at else "never"
-        counts = (str(worker.done), str(worker.failed))
-        table.add_row(worker.name, ", ".join(worker.queues), worker.state, worker.job or "-", *counts, heard)
+        about = (", ".join(worker.queues), worker.device or "-", worker.state, worker.works_on or "-")
+        table.add_row(worker.name, *about, str(worker.done), str(worker.failed), heard)
     return table
 
 
-def _failures_table(failures: Sequence[Failure]) -> RenderableType:
-    if not failures:
+def _failures_table(status: Status) -> RenderableType:
+    if not status.failures:
         return "Nothing has failed."
     table = Table("project", "task", "image", "expressions", "stage", "whose move", "reason", "at", title="Failures")
-    for failure in failures:
+    for failure in status.failures[:SHOWN]:
         table.add_row(
             str(failure.project_id),
             str(failure.task_id),
@@ -120,4 +178,6 @@ def _failures_table(failures: Sequence[Failure]) -> RenderableType:
             escape(failure.reason),
             f"{failure.at:%Y-%m-%d %H:%M}",
         )
-    return table
+    more = len(status.failures) - SHOWN
+    hint = f"And {more} more: --json lists all. " if more > 0 else ""
+    return Group(table, f"{hint}`rsrefseg-backend prelabel --project ID` asks again for what a project lacks.")

@@ -30,7 +30,7 @@ from workers.ahead import ImagesAhead
 from workers.bench import Bench, Model, lay_out
 from workers.errors import JobStopped, RedisAway
 from workers.images import ImageFetcher
-from workers.leased import LeasedWorker, Pace, Stop
+from workers.leased import DEVICE, LeasedWorker, Pace, Stop
 from workers.queue import GPU, INTERACTIVE, JobQueue
 from workers.settings import Settings
 
@@ -47,12 +47,14 @@ class WarmWorker(LeasedWorker):
         queue: Where the jobs are.
         source: Which of its lists this worker takes jobs from.
         model_version: What this worker serves.
+        device: What the model runs on, for people.
         stop: Set when somebody asks the process to end.
         pace: How soon the death of a worker is noticed.
     """
 
-    def __init__(self, queue: JobQueue, source: Queue, model_version: str, stop: Stop, pace: Pace) -> None:
+    def __init__(self, queue: JobQueue, source: Queue, model_version: str, device: str, stop: Stop, pace: Pace) -> None:
         super().__init__(source, stop, pace)
+        self._device = device
         self._queue = queue
         self._model_version = model_version
         self._stoppable = False
@@ -109,8 +111,9 @@ class WarmWorker(LeasedWorker):
             raise JobStopped
 
     def register_birth(self) -> None:
-        """Join the list of workers, and say which model version is served."""
+        """Join the list of workers, and say where the model runs and which version it is."""
         super().register_birth()
+        self.connection.hset(self.key, DEVICE, self._device)
         self._queue.announce(self._model_version)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
@@ -123,7 +126,8 @@ class WarmWorker(LeasedWorker):
         super().heartbeat(timeout, pipeline)
         if pipeline is None:
             if not self.connection.hexists(self.key, "birth"):
-                self.connection.hset(self.key, mapping=self.serialize() | {"state": self.get_state()})
+                known = {"state": self.get_state(), DEVICE: self._device}
+                self.connection.hset(self.key, mapping=self.serialize() | known)
                 register(self)
             with suppress(RedisAway):
                 self._queue.announce(self._model_version, again=True)
@@ -186,7 +190,13 @@ def load(settings: Settings, device: str) -> Predictor:
 
 
 def serve(
-    queue: JobQueue, predictor: Model, pace: Pace | None = None, *, serves: str = GPU, batch_images: int = 1
+    queue: JobQueue,
+    predictor: Model,
+    pace: Pace | None = None,
+    *,
+    device: str = "cpu",
+    serves: str = GPU,
+    batch_images: int = 1,
 ) -> None:
     """Take jobs until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
 
@@ -194,10 +204,11 @@ def serve(
         queue: Where the jobs are.
         predictor: The model, warm.
         pace: How soon the death of a worker is noticed.
+        device: What the model runs on, for people.
         serves: Which jobs to take: `gpu`, or `interactive` for those alone that a person waits for.
         batch_images: How many images are encoded at once.
     """
     source = queue.interactive if serves == INTERACTIVE else queue.gpu
     stop = Stop()
     lay_out(Bench(queue, ImagesAhead(ImageFetcher(queue.settings)), predictor, stop, batch_images))
-    leased.serve(lambda: WarmWorker(queue, source, predictor.version, stop, pace or Pace()), stop)
+    leased.serve(lambda: WarmWorker(queue, source, predictor.version, device, stop, pace or Pace()), stop)

@@ -1,35 +1,74 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from io import StringIO
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from tests.factories import make_job
+from tests.factories import make_answer, make_image_uri, make_job
 from tests.with_redis.conftest import WorkerProcess, wait_for
 from workers.cli import main
 from workers.failures import Failure
 from workers.queue import JobQueue
+from workers.status import Status, status_of, watch
 
 
 def test_status_shows_what_waits_who_works_on_what_and_what_failed(
     queue: JobQueue, start_worker: Callable[[], WorkerProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", str(queue.settings.redis_url))
-    queue.submit([make_job(1, expressions=("sleep 60",)), make_job(2)])
+    queue.submit([make_job(1, expressions=("sleep 60",)), make_job(2, image_uri=make_image_uri((9, 9)))])
+    queue.submit([make_job(4, project_id=2)])
+    for task_id in (5, 6):
+        queue.settle(make_job(task_id))
     queue.record_failure(Failure.of(make_job(3), "predict", "annotator", "Label Studio has no [image]."))
     wait_for(start_worker().began)
 
     seen = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)
-    assert (seen["waiting"], seen["running"], seen["to_deliver"], seen["failed"]) == (1, 1, 0, 1)
+    assert (seen["waiting"], seen["running"], seen["to_deliver"], seen["failed"]) == (1, 2, 0, 1)
+    assert seen["projects"] == {"1": 2, "2": 1}
     assert seen["model_version"] == "obedient@1"
     [worker] = seen["workers"]
     assert worker["state"] == "busy"
-    assert worker["job"] == "predict-" + make_job(1, expressions=("sleep 60",)).key
+    assert worker["job"].startswith("chunk-")
+    assert (worker["works_on"], worker["device"]) == ("2 requests of project 1", "cpu")
     assert seen["failures"][0]["reason"] == "Label Studio has no [image]."
 
     monkeypatch.setenv("COLUMNS", "300")
     table = CliRunner().invoke(main, ["status"]).output
-    for shown in ("obedient@1", "busy", "Label Studio has no [image].", "the ship"):
+    for shown in ("obedient@1", "busy", "Label Studio has no [image].", "the ship", "2 requests of project 1"):
         assert shown in table
+
+
+def test_status_tells_how_fast_answers_come_and_go(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = 1_000_000.0
+    monkeypatch.setattr(time, "time", lambda: at)
+    for task_id in range(12):
+        queue.deliver(make_answer(make_job(task_id)))
+    queue.settle(make_job(0))
+    assert queue.rates() == {"answered_per_s": 0, "delivered_per_s": 0}, "the seconds under way do not count yet"
+    at += 20
+    assert queue.rates() == {"answered_per_s": 12 / 60, "delivered_per_s": 1 / 60}
+    at += 60
+    assert queue.rates() == {"answered_per_s": 0, "delivered_per_s": 0}
+
+
+def test_status_in_a_terminal_is_looked_at_again_until_ctrl_c(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def look() -> Status:
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        return status_of(queue)
+
+    monkeypatch.setattr("workers.status.LOOK_S", 0.0)
+    console = Console(file=StringIO(), force_terminal=True, width=200)
+    watch(look, console)
+    assert len(looks) == 3
+    watch(lambda: status_of(queue), console, once=True)
+    assert "Nothing is on its way." in console.file.getvalue()  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -170,6 +171,14 @@ def test_an_image_that_cannot_be_had_is_refused_alone(room: Room, trouble: Excep
     assert (failure.task_id, failure.stage, failure.move) == (2, "predict", move)
     assert reason in failure.reason
     assert "secret" not in failure.reason
+
+
+def test_a_worker_whose_gpu_is_lost_ends_and_refuses_nothing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os._exit", sys.exit)
+    room.trouble["the wreck"] = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(SystemExit):
+        room.run(of_image(1, "a", "the wreck"), of_image(2, "b"))
+    assert room.failures == []
 
 
 def test_an_image_that_is_away_is_put_back_for_later_until_it_was_away_too_often(room: Room) -> None:
