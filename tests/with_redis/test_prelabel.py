@@ -194,15 +194,16 @@ def test_a_full_queue_is_waited_for(served: JobQueue, settings: Settings, label_
     small = JobQueue(served.redis, settings.model_copy(update={"queue_limit": 4}))
     work = prelabel(small, label_studio)
     most: list[int] = []
+    taken: list[int] = []
     ended = threading.Event()
 
     def take_one_after_the_other() -> None:
         wait_for(lambda: "would pass the limit" in said(work))
         while not ended.wait(0.05):
-            waiting_now = waiting(small)
-            most.append(len(waiting_now))
-            for request in waiting_now[:1]:
-                small.settle(request)
+            most.append(small.counts()["waiting"])
+            if left := [request for request in waiting(small) if request.task_id not in taken]:
+                taken.append(left[0].task_id)
+                small.settle(left[0])
 
     worker = threading.Thread(target=take_one_after_the_other)
     worker.start()
