@@ -281,7 +281,7 @@ def test_ctrl_c_says_what_was_done_and_that_the_same_command_goes_on(
 ) -> None:
     queue.submit([make_job(100)])
     command = start("-m", "ml_backend.cli", "prelabel", "--project", "1", "--json", RSREFSEG_QUEUE_LIMIT="5")
-    wait_for(lambda: queue.gpu.count == 4, START_S)
+    wait_for(lambda: queue.counts()["waiting"] == 4, START_S)
     time.sleep(0.5)
     command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=START_S)
