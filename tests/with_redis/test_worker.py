@@ -205,7 +205,7 @@ def test_an_idle_worker_comes_back_after_redis_forgot_everything(queue: JobQueue
     start_worker()
     queue.redis.flushall()
     assert wait_for(queue.model_version) == "obedient@1"
-    assert len(SimpleWorker.all(connection=queue.redis, serializer="json")) == 1
+    wait_for(lambda: len(SimpleWorker.all(connection=queue.redis, serializer="json")) == 1)
     queue.submit([make_job()])
     wait_for(lambda: answers_in(queue))
 
