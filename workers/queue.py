@@ -295,11 +295,12 @@ class JobQueue(NoticeBoard):
         Returns:
             The state of each, in their order.
         """
-        listed = self._failures.listed(keys)
+        holders = self._holders(project_id, keys)
+        listed = self._failures.listed(keys)  # Afterwards: whoever lets go of a request lists it at the same moment.
         # RQ says that a job failed a moment before its requests are on the list: nobody holds them then.
         return [
             "in flight" if holder not in ("", GONE) else "failed" if failed or holder == GONE else "delivered"
-            for holder, failed in zip(self._holders(project_id, keys), listed, strict=True)
+            for holder, failed in zip(holders, listed, strict=True)
         ]
 
     @renaming_redis_errors()
