@@ -19,17 +19,22 @@ RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("rsrefseg", "torch", "numpy", "open_clip_torch", "segment-anything", "timm")
 
 
-def keep(question: str, figures: Mapping[str, Any], details: Mapping[str, Any]) -> Path:
+def keep(question: str, figures: Mapping[str, Any], details: Mapping[str, Any], *, quick: bool = False) -> None:
     """Write figures with what they were measured on, and print them as the last line.
 
     Args:
         question: Of the benchmark, one word.
         figures: What goes on the last line.
         details: What else is worth keeping: times, spreads, sizes.
-
-    Returns:
-        `results/<question>/<date>-<machine>.json`; a second run of a day replaces the first.
+        quick: Only print; the run was too small to say anything.
     """
+    if not quick:
+        _write(question, figures, details)
+    click.echo(json.dumps(dict(figures)))
+
+
+def _write(question: str, figures: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+    # A second run of a day replaces the first.
     machine = machine_here()
     path = RESULTS / question / f"{time.strftime('%Y-%m-%d')}-{_slug(machine['cpu'])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +47,6 @@ def keep(question: str, figures: Mapping[str, Any], details: Mapping[str, Any]) 
     }
     path.write_text(json.dumps(whole, indent=2) + "\n")
     click.echo(f"kept in {path}")
-    click.echo(json.dumps(dict(figures)))
-    return path
 
 
 def machine_here() -> dict[str, Any]:

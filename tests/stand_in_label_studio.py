@@ -1,10 +1,11 @@
-"""A Label Studio that keeps tasks and predictions as 1.23.2 does, nothing more, and misbehaves on command."""
+"""A Label Studio that keeps images, tasks and predictions as 1.23.2 does, nothing more, and misbehaves on command."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,17 @@ def is_slow(seconds: float) -> Behaviour:
     return behave
 
 
+def and_then(act: Callable[[], None]) -> Behaviour:
+    """Does as it is asked, and something else happens before anybody hears of it."""
+
+    def behave(carry: Carry) -> Answer:
+        answer = carry()
+        act()
+        return answer
+
+    return behave
+
+
 @dataclass
 class StandInLabelStudio:
     """What it holds, and how it will behave."""
@@ -64,7 +76,10 @@ class StandInLabelStudio:
     url: str = ""
     key: str = KEY
     config: str = CONFIG
-    tasks: set[int] = field(default_factory=lambda: {7, 8})
+    images: dict[str, bytes] = field(default_factory=dict)
+    """Files by their path."""
+    tasks: set[int] | range = field(default_factory=lambda: {7, 8})
+    """A range where there are many."""
     data: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What tasks hold that are not like the others."""
     page_limit: int = 10_000
@@ -76,6 +91,8 @@ class StandInLabelStudio:
     """The most predictions that it ever held at once."""
     stored: threading.Event = field(default_factory=threading.Event)
     """Set whenever a prediction was stored."""
+    away: Behaviour | None = None
+    """How it behaves at every call while this is set."""
     _moods: list[tuple[str, Behaviour]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -87,6 +104,8 @@ class StandInLabelStudio:
         """How to behave at this call."""
         with self._lock:
             self.calls.append(f"{method} {path}")
+            if self.away:
+                return self.away
             for number, (meant, behaviour) in enumerate(self._moods):
                 if meant == method and path.startswith(("/api/predictions", "/api/tasks")):
                     del self._moods[number]
@@ -98,6 +117,8 @@ class StandInLabelStudio:
         address = urlsplit(url)
         with self._lock:
             match method, address.path.strip("/").split("/"):
+                case "GET", ["data", *_] if address.path in self.images:
+                    return 200, self.images[address.path]
                 case "GET", ["api", "current-user", "whoami"]:
                     return 200, {"id": 1, "email": "admin@example.com"}
                 case "GET", ["api", "projects", "1"]:
@@ -128,7 +149,8 @@ class StandInLabelStudio:
         assert (newer["filter"], newer["operator"], asked["ordering"]) == ("filter:tasks:id", "greater", ["tasks:id"])
         assert query["resolve_uri"] == ["false"]
         assert "tasks:predictions_model_versions" not in asked["hiddenColumns"]["explore"]
-        left = sorted(number for number in self.tasks if number > newer["value"])
+        tasks = self.tasks if isinstance(self.tasks, range) else sorted(self.tasks)
+        left = tasks[bisect_right(tasks, newer["value"]) :]
         size = min(int(query["page_size"][0]), self.page_limit)
         return {"total": len(left), "tasks": [self._listed(number) for number in left[:size]]}
 
@@ -143,11 +165,14 @@ def _invalid(reason: str) -> Answer:
 
 
 @contextmanager
-def stand_in_label_studio(port: int = 0) -> Iterator[StandInLabelStudio]:
-    """Run one on loopback."""
+def stand_in_label_studio(port: int = 0, *, keep_alive: bool = False) -> Iterator[StandInLabelStudio]:
+    """Run one on loopback; connections that are kept make it faster, and stay until their clients end."""
     held = StandInLabelStudio()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1" if keep_alive else "HTTP/1.0"
+        disable_nagle_algorithm = True
+
         def do_GET(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"{}")
             if self.headers["Authorization"] != f"Token {held.key}":
@@ -162,9 +187,9 @@ def stand_in_label_studio(port: int = 0) -> Iterator[StandInLabelStudio]:
                 self.close_connection = True
                 return
             status, body = answer
-            text = b"" if body is None else json.dumps(body).encode()
+            text = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "image/*" if isinstance(body, bytes) else "application/json")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
