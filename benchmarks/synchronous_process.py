@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import threading
 
@@ -56,6 +57,7 @@ def make_app(label_studio_url: str, key: str, predictor: SimulatedPredictor) -> 
 @click.argument("seconds_per_image", type=float)
 def main(label_studio_url: str, key: str, seconds_per_image: float) -> None:
     """Serve until the input ends; the first line says where."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # It would write a line for each request.
     app = make_app(label_studio_url, key, SimulatedPredictor(seconds_per_image))
     server = make_server("127.0.0.1", 0, app, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 CONFIG = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image" value="$expression"/>
 <BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
-IMAGES = 8
+IMAGES = 50
 BATCHES = 20
 """In so many calls of /predict the requests come in."""
 

@@ -35,7 +35,7 @@ PRELABEL = (sys.executable, "-m", "ml_backend.cli", "prelabel", "--project", "1"
 
 @dataclass
 class Member:
-    """A command that is kept running, in a process group of its own."""
+    """A command that is kept running."""
 
     command: Sequence[str]
     environ: dict[str, str]
@@ -49,9 +49,7 @@ class Member:
     def start(self) -> None:
         self.died_at = None
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, env=self.environ, cwd=ROOT, stdout=log, stderr=log, process_group=0
-            )
+            self.process = subprocess.Popen(self.command, env=self.environ, cwd=ROOT, stdout=log, stderr=log)
 
     def tend(self, pause_s: float) -> None:
         """Start it again a while after it died."""
@@ -62,10 +60,20 @@ class Member:
             self.start()
 
     def stop(self) -> None:
-        # The whole group: a supervisor that is killed leaves its children behind.
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        # With its children: those of a supervisor that is killed would first end what they have in hand.
+        for pid in [*self.children(), self.process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+    def children(self) -> list[int]:
+        """The processes that it started itself."""
+        with suppress(OSError):
+            return [
+                int(pid)
+                for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            ]
+        return []
 
 
 class Fleet:
@@ -155,6 +163,4 @@ class Fleet:
             raise RuntimeError("somebody else took the port of Redis meanwhile")
 
     def _is_ours(self, pid: int) -> bool:
-        with suppress(ProcessLookupError):
-            return os.getpgid(pid) in [member.process.pid for member in self.members]
-        return False
+        return any(pid in (member.process.pid, *member.children()) for member in self.members)

@@ -60,7 +60,7 @@ class Pipeline:
         Raises:
             JobStopped: If a person stopped the chunk; what was not begun is put back.
         """
-        if self._died and len(self._left) > 1:
+        if self._died and sum(map(len, self._left)) > 1:
             self._split()
             return
         until = time.monotonic() + self._bench.queue.settings.chunk_s
@@ -79,9 +79,13 @@ class Pipeline:
             self._catch_up(0)
 
     def _split(self) -> None:
-        # One of those that were in the pipeline at once killed the worker: each gets a chunk of its own.
+        # One of the images that were in the pipeline at once killed the worker, or one of the requests about it: each
+        # gets a chunk of its own.
         log.warning("a worker died over this chunk, which is split", extra={"images": len(self._left)})
-        suspects = [self._left.popleft() for _ in range(min(self._bench.batch_images + AHEAD, len(self._left)))]
+        if len(self._left) == 1:
+            suspects: list[tuple[PredictJob, ...]] = [(job,) for job in self._left.popleft()]
+        else:
+            suspects = [self._left.popleft() for _ in range(min(self._bench.batch_images + AHEAD, len(self._left)))]
         self._put_back_rest()
         for suspect in reversed(suspects):
             self._put_back(suspect)

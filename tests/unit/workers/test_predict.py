@@ -210,7 +210,10 @@ def test_after_a_death_each_image_that_was_in_hand_gets_a_chunk_of_its_own(room:
     rest, *alone = room.back
     assert rest == (list(range(10, 20)), "head of line", 0)
     assert [tasks for tasks, _, _ in alone] == [[8, 9], [6, 7], [4, 5], [2, 3], [0, 1]], "the first is put first, last"
-    assert room.run(jobs[0], jobs[1], died=True) == [0, 1], "one image is tried again"
+    room.back.clear()
+    assert room.run(*jobs[:2], died=True) == []
+    assert [tasks for tasks, _, _ in room.back] == [[1], [0]], "then each request about it"
+    assert room.run(jobs[0], died=True) == [0], "then it is tried again"
 
 
 def test_who_stops_a_chunk_stops_what_is_in_hand_and_nothing_else(room: Room) -> None:
