@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sys
@@ -13,6 +14,11 @@ from fleets import faults, stand_in_label_studio
 from PIL import Image
 
 SIZE = 512
+WORDS = (
+    ("largest", "small white", "red", "northern", "second", "long", "grey", "half hidden"),
+    ("ship", "storage tank", "airplane", "bridge", "tennis court", "chimney", "harbour crane", "vehicle"),
+    ("at the pier", "beside the pool", "near the terminal", "over the river", "left of the road", "behind the dam"),
+)
 
 
 class Tasks(dict[int, dict[str, Any]]):
@@ -27,7 +33,7 @@ class Tasks(dict[int, dict[str, Any]]):
         Returns:
             Its data.
         """
-        return {"image": image_path(number), "expression": f"the ship at pier {number}"}
+        return {"image": image_path(number), "expression": expression(number)}
 
 
 def image_path(number: int) -> str:
@@ -37,9 +43,25 @@ def image_path(number: int) -> str:
         number: Of the task.
 
     Returns:
-        Its path.
+        Its path, as Label Studio names an uploaded file.
     """
-    return f"/data/upload/1/scene-{number:07d}.jpg"
+    return f"/data/upload/1/{_hash(number)[:8]}-scene_{number}.jpg"
+
+
+def expression(number: int) -> str:
+    """Say what a task asks for.
+
+    Args:
+        number: Of the task.
+
+    Returns:
+        Words that differ from task to task, as their size in Redis depends on that.
+    """
+    return "the " + " ".join(words[int(_hash(number)[8 + at], 16) % len(words)] for at, words in enumerate(WORDS))
+
+
+def _hash(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
 
 
 def make_image(number: int) -> bytes:
