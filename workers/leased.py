@@ -47,7 +47,7 @@ class Pace:
 
     beat_s: int = 5
     """Between two renewals of the lease on the job in hand."""
-    grace_s: int = 15
+    grace_s: int = 10
     """How long a lease outlives its last renewal; above the longest call that holds the GIL."""
     round_s: int = 5
     """Between two looks, of an idle worker, for jobs that lost theirs."""

@@ -162,7 +162,10 @@ def train_tiny(
     seed: int,
     threads: int | None,
 ) -> None:
-    """Train the preset tiny from nothing: on drawn scenes, and on real images with instance masks where given."""
+    """Train the preset tiny from nothing: on drawn scenes, and on real images with instance masks where given.
+
+    With --start it goes on from weights that were trained so before: large images only, and the words stay as they are.
+    """
     import torch
 
     from rsrefseg import checkpoint
@@ -183,7 +186,7 @@ def train_tiny(
     if instances:
         sources = [(drawn, 0.75), ([one.resized(size) for one in read_coco_instances(instances, "train")], 0.25)]
         held_out["instances"] = [one.resized(size) for one in read_coco_instances(instances, "dev")]
-    curriculum = Curriculum().at(pace)
+    curriculum = (Curriculum().going_on() if start else Curriculum()).at(pace)
     torch.manual_seed(seed)
     model = checkpoint.load(start) if start else RSRefSeg(TINY)
     lesson = FromScratch(curriculum, sources, held_out, model.preset.text.positions, seed)

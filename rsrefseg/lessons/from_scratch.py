@@ -48,10 +48,11 @@ class Curriculum:
     phases: tuple[Phase, ...] = (
         Phase(steps=2500, size=256, zoom=(0.3, 0.75), images=12, expressions=8, drawn=0),
         Phase(steps=6500, size=256, zoom=(0.3, 0.8), images=12, expressions=8, drawn=3),
-        Phase(steps=1000, size=640, zoom=(0.6, 1.0), images=4, expressions=10, drawn=4),
+        Phase(steps=1500, size=448, zoom=(0.45, 0.9), images=6, expressions=20, drawn=4),
+        Phase(steps=1500, size=704, zoom=(0.7, 1.0), images=3, expressions=20, drawn=5),
     )
     word_steps: int = 1200
-    """Steps of the text tower alone, before the first phase."""
+    """Steps of the text tower alone, before the first phase; at 0 the words stay as they are."""
     alignment: float = 2.0
     finding: float = 2.0
     bce: float = 5.0
@@ -73,7 +74,17 @@ class Curriculum:
             The same phases, longer or shorter.
         """
         phases = tuple(replace(phase, steps=max(1, round(phase.steps * pace))) for phase in self.phases)
-        return replace(self, phases=phases, word_steps=max(1, round(self.word_steps * pace)))
+        return replace(self, phases=phases, word_steps=max(min(1, self.word_steps), round(self.word_steps * pace)))
+
+    def going_on(self) -> Curriculum:
+        """Leave out what a model knows that was taught all this before.
+
+        Returns:
+            The phases in which masks are drawn at a size near that of use, with the words as they are.
+        """
+        last = max(phase.size for phase in self.phases)
+        phases = tuple(phase for phase in self.phases if phase.drawn and 2 * phase.size > last)
+        return replace(self, phases=phases, word_steps=0)
 
 
 class FromScratch:
@@ -111,6 +122,9 @@ class FromScratch:
         Args:
             model: Changed in place; the classes that it tells apart already keep their directions.
         """
+        steps = self._curriculum.word_steps
+        if not steps:
+            return
         rng = np.random.default_rng(self._seed)
         corpus = [(self._tokenizer(words), meaning) for words, meaning in self._said(rng)]
         tower = model.text_encoder.train()
@@ -123,7 +137,6 @@ class FromScratch:
         meant = functional.normalize(shares @ frame, dim=1)  # (expressions, c)
         self._open_table(model, torch.cat([token_ids for token_ids, _ in corpus]))
         optimiser = torch.optim.AdamW(tower.parameters(), lr=1e-3, fused=True)
-        steps = self._curriculum.word_steps
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
             chosen = rng.integers(len(corpus), size=64)

@@ -143,6 +143,16 @@ def test_expressions_of_one_meaning_point_the_same_way_before_any_image(small):
     assert 0.8 > other_side > other_class + 0.3
 
 
+def test_who_goes_on_from_trained_weights_keeps_their_words_and_sees_large_images_only(small):
+    going_on = Curriculum().going_on()
+    assert [phase.size for phase in going_on.phases] == [448, 704]
+    assert going_on.at(0.001).word_steps == 0
+    model = RSRefSeg(small)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    FromScratch(going_on, [(squares(4), 1.0)], {}, 32, seed=3).begin(model)
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+
+
 def test_only_what_trains_of_a_large_preset_is_kept(small_b, tmp_path):
     trainer = samples_trainer(small_b, tmp_path)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}

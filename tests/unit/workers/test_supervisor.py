@@ -309,5 +309,5 @@ def test_a_process_without_a_supervisor_that_does_not_leave_kills_itself(start: 
     wait_for(lambda: not runs(pid))
 
 
-def test_the_request_of_a_dead_worker_comes_again_within_40_s() -> None:
-    assert Pace().worst_s <= 40
+def test_the_request_of_a_dead_worker_comes_again_within_30_s() -> None:
+    assert Pace().worst_s <= 30
