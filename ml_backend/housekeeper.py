@@ -11,13 +11,11 @@ import time
 
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
-from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 from rq.scheduler import RQScheduler
-from rq.timeouts import TimerDeathPenalty
-from rq.worker_registration import clean_worker_registry
 
 from workers.leased import DEQUEUE_S
 from workers.queue import JobQueue
+from workers.upkeep import bring_back
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ class Housekeeper(threading.Thread):
                 if time.monotonic() >= next_round:
                     next_round = time.monotonic() + self._round_s
                     for queue in self._queues:
-                        self._bring_back(queue)
+                        bring_back(queue, self._worker, self._round_s)
                 away = False
             except RedisError as exc:
                 if not away:
@@ -76,16 +74,3 @@ class Housekeeper(threading.Thread):
             self._scheduler.release_locks()
         except RedisError as exc:
             log.warning("locks not released", extra={"error": str(exc)})
-
-    def _bring_back(self, queue: Queue) -> None:
-        # The same key as the workers take, so that one at a time looks.
-        if not queue.connection.set(
-            queue.registry_cleaning_key, self._worker.name, nx=True, ex=max(1, self._round_s - 1)
-        ):
-            return
-        # RQ's usual alarm for failure callbacks is a signal, which only the main thread can set.
-        StartedJobRegistry(queue=queue, death_penalty_class=TimerDeathPenalty).cleanup()
-        FinishedJobRegistry(queue=queue).cleanup()
-        FailedJobRegistry(queue=queue).cleanup()
-        clean_worker_registry(queue)
-        queue.intermediate_queue.cleanup(self._worker, queue)

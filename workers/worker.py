@@ -15,15 +15,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from redis import Redis
 from redis.client import Pipeline
 from rq import Queue
 from rq.executions import Execution
-from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
-from rq.registry import clean_registries
 from rq.utils import now
-from rq.worker_registration import clean_worker_registry, register
+from rq.worker_registration import register
 
 from workers import leased
 from workers.ahead import ImagesAhead
@@ -33,6 +30,7 @@ from workers.images import ImageFetcher
 from workers.leased import DEVICE, LeasedWorker, Pace, Stop
 from workers.queue import GPU, INTERACTIVE, JobQueue
 from workers.settings import Settings
+from workers.upkeep import bring_back
 
 if TYPE_CHECKING:
     from rsrefseg import Predictor
@@ -133,33 +131,12 @@ class WarmWorker(LeasedWorker):
                 self._queue.announce(self._model_version, again=True)
 
     def run_maintenance_tasks(self) -> None:
-        """Look for jobs whose worker died, unless another worker just did.
-
-        RQ's own lock would keep everybody from looking for 15 minutes after a worker died while it looked.
-        """
+        """Look for jobs whose worker died, and whether delivered answers made room for more."""
         with suppress(RedisAway):
-            self._queue.feed()  # Answers may have been delivered, which makes room for more.
+            self._queue.feed()
         for queue in self.queues:
-            if self.connection.set(queue.registry_cleaning_key, self.name, nx=True, ex=max(1, self._pace.round_s - 1)):
-                clean_registries(queue, self._exc_handlers)
-                clean_worker_registry(queue)
-                _Popped(queue.key, queue.connection, self._pace.round_s / 2).cleanup(self, queue)
+            bring_back(queue, self, self._pace.round_s)
         self.last_cleaned_at = now()
-
-
-class _Popped(IntermediateQueue):  # type: ignore[misc]
-    """Jobs between queue and start, where a worker may die as well: what is there at two looks was left there.
-
-    RQ would leave it there for a minute.
-    """
-
-    def __init__(self, queue_key: str, connection: Redis, least_s: float) -> None:
-        super().__init__(queue_key, connection)
-        self._least_s = least_s
-
-    def should_be_cleaned_up(self, job_id: str) -> bool:
-        seen_at = self.get_first_seen(job_id)
-        return seen_at is not None and (now() - seen_at).total_seconds() > self._least_s
 
 
 def load(settings: Settings, device: str) -> Predictor:

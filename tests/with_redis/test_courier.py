@@ -412,6 +412,15 @@ def test_the_job_of_a_dead_gpu_worker_comes_back_though_no_worker_is_alive(
     assert in_flight(queue, job)
 
 
+def test_a_delivery_whose_courier_died_before_it_began_is_made_by_the_next(
+    queue: JobQueue, label_studio: StandInLabelStudio, start: Start
+) -> None:
+    queue.deliver(make_answer())
+    queue.redis.lmove(queue.label_studio.key, queue.label_studio.intermediate_queue_key)
+    start()
+    wait_for(lambda: label_studio.predictions)
+
+
 def test_a_delayed_job_goes_on_its_way_while_the_courier_waits_for_label_studio(
     queue: JobQueue, label_studio: StandInLabelStudio, start: Start
 ) -> None:
