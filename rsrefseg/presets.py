@@ -164,7 +164,7 @@ def _parsed(value: Any) -> Any:
 
 TINY = Preset(
     name="tiny",
-    image_size=640,
+    image_size=768,
     antialias=True,
     clip_dim=192,
     decoder_dim=192,
