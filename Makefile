@@ -1,7 +1,7 @@
 # Every command of the project. Each sets up what it needs; a second run installs nothing twice.
 #   make demo [ONCE=1] [IMAGES=dir]   start everything on this machine and pre-label
 #   make test [ONLY=path]             every test, real Redis, Label Studio and browser included
-#   make bench [ONLY=expressions]     measure speed and memory; kept in benchmarks/results
+#   make bench [ONLY=scaling]         measure speed, memory and what survives faults; kept in benchmarks/results
 #   make lint                         format, rules, types, walls
 #   make train-tiny [INSTANCES=dir]   train the shipped weights again, into OUT=run-tiny; hours, and resumable
 #   make setup                        only the environments
