@@ -34,7 +34,7 @@ class Housekeeper(threading.Thread):
     def __init__(self, queue: JobQueue, round_s: int) -> None:
         super().__init__(name="housekeeper", daemon=True)
         self._round_s = round_s
-        self._queues: list[Queue] = [queue.gpu, queue.interactive, queue.label_studio]
+        self._queues: list[Queue] = [queue.gpu, queue.interactive, queue.train, queue.label_studio]
         # RQ would start it as a process of its own, which outlives a courier that is killed.
         self._scheduler = RQScheduler(self._queues, connection=queue.redis, serializer="json", interval=TICK_S)
         # Never works: it lends its bookkeeping to the cleaning of intermediate queues.

@@ -14,14 +14,14 @@ from rich.console import Console
 from workers import logs, progress
 from workers.complaint import USAGE, Complaint, complaining
 from workers.errors import WorkersError
-from workers.queue import JobQueue
+from workers.queue import GPU, INTERACTIVE, TRAIN, JobQueue
 from workers.settings import Settings
 from workers.simulated import SimulatedPredictor
 from workers.status import status_of, watch
 from workers.supervisor import LINE, supervise
 
 if TYPE_CHECKING:
-    from rsrefseg import Predictor
+    from workers.bench import Model
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """What CUDA reads, once, to know which GPUs a process may use."""
@@ -51,10 +51,10 @@ def main() -> None:
 )
 @click.option(
     "--queue",
-    type=click.Choice(["gpu", "interactive"]),
-    default="gpu",
+    type=click.Choice([GPU, INTERACTIVE, TRAIN]),
+    default=GPU,
     show_default=True,
-    help="Which jobs to take; interactive ones are those that a person waits for, and none else.",
+    help="Which jobs to take: masks; only those that a person waits for; or training, without a model in memory.",
 )
 @click.option(
     "--simulate",
@@ -91,34 +91,39 @@ def _require_torch() -> None:
 
 
 def _work(settings: Settings, gpu: str, queue_name: str, simulate: float | None) -> None:
+    device = _pin(gpu) if simulate is None else f"{gpu} (simulated)"
     # Loaded before the queue is opened: a process that is killed while it loads has left nothing behind.
-    predictor = _load(settings, gpu) if simulate is None else SimulatedPredictor(simulate)
-    device = _device_name(gpu) if simulate is None else f"{gpu} (simulated)"
+    predictor = None if queue_name == TRAIN else _predictor(settings, gpu, simulate)
 
-    from workers.worker import serve  # OpenCV is in there, which only a running worker needs.
+    from workers.worker import serve, serve_training  # OpenCV is in there, which only a running worker needs.
 
     with complaining(WorkersError), JobQueue.open(settings) as queue:
-        batch_images = 1 if gpu == CPU else settings.batch_images
-        serve(queue, predictor, device=device, serves=queue_name, batch_images=batch_images)
+        if predictor is None:
+            serve_training(queue, device=device)
+        else:
+            batch_images = 1 if gpu == CPU else settings.batch_images
+            serve(queue, predictor, device=device, serves=queue_name, batch_images=batch_images)
 
 
-def _device_name(gpu: str) -> str:
-    import torch
-
-    return CPU if gpu == CPU else f"GPU {gpu}, {torch.cuda.get_device_name()}"
-
-
-def _load(settings: Settings, gpu: str) -> Predictor:
-    if gpu != CPU:
-        os.environ[VISIBLE] = gpu  # Before torch is imported, or it takes the first.
+def _pin(gpu: str) -> str:
+    if gpu == CPU:
+        return CPU
+    os.environ[VISIBLE] = gpu  # Before torch is imported, or it takes the first.
 
     import torch  # Neither `status` nor the supervisor needs it.
+
+    if not torch.cuda.is_available():
+        raise Complaint(NO_GPU)
+    return f"GPU {gpu}, {torch.cuda.get_device_name()}"
+
+
+def _predictor(settings: Settings, gpu: str, simulate: float | None) -> Model:
+    if simulate is not None:
+        return SimulatedPredictor(simulate)
 
     from rsrefseg.errors import RSRefSegError
     from workers.worker import load
 
-    if gpu != CPU and not torch.cuda.is_available():
-        raise Complaint(NO_GPU)
     with complaining(RSRefSegError):
         return load(settings, CPU if gpu == CPU else "cuda")
 

@@ -44,6 +44,7 @@ __all__ = [
     "GPU",
     "INTERACTIVE",
     "LABEL_STUDIO",
+    "TRAIN",
     "Event",
     "Failure",
     "JobQueue",
@@ -60,6 +61,9 @@ GPU = "gpu"
 
 INTERACTIVE = "interactive"
 """The queue of those who wait in the editor, once a worker serves it; until then they go to the front of `GPU`."""
+
+TRAIN = "train"
+"""The queue of jobs that train; a worker for them holds no model, so that all of its device is theirs."""
 
 LABEL_STUDIO = "label-studio"
 """The queue that couriers serve."""
@@ -128,6 +132,7 @@ class JobQueue(NoticeBoard):
         self.settings = settings
         self.gpu = Queue(GPU, connection=redis, serializer="json")
         self.interactive = Queue(INTERACTIVE, connection=redis, serializer="json")
+        self.train = Queue(TRAIN, connection=redis, serializer="json")
         self.label_studio = Queue(LABEL_STUDIO, connection=redis, serializer="json")
         self._lines = Lines(redis, self.gpu, self.label_studio, settings.answers_limit)
         self._failures = FailureList(redis, settings.failure_days * DAY_S)

@@ -38,41 +38,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class WarmWorker(LeasedWorker):
-    """One process with one model, which takes one job after the other.
+class DeviceWorker(LeasedWorker):
+    """One process with one device, which takes one job after the other.
 
     Args:
-        queue: Where the jobs are.
-        source: Which of its lists this worker takes jobs from.
-        model_version: What this worker serves.
-        device: What the model runs on, for people.
+        source: Where the jobs are.
+        device: What it computes on, for people.
         stop: Set when somebody asks the process to end.
         pace: How soon the death of a worker is noticed.
     """
 
-    def __init__(self, queue: JobQueue, source: Queue, model_version: str, device: str, stop: Stop, pace: Pace) -> None:
+    def __init__(self, source: Queue, device: str, stop: Stop, pace: Pace) -> None:
         super().__init__(source, stop, pace)
         self._device = device
-        self._queue = queue
-        self._model_version = model_version
         self._stoppable = False
-
-    def dequeue_job_and_maintain_ttl(
-        self, timeout: int | None, max_idle_time: int | None = None
-    ) -> tuple[Job, Queue] | None:
-        """Wait for a job, after those that wait in their projects' lines were given their turn.
-
-        Args:
-            timeout: How long to wait at a time, in seconds.
-            max_idle_time: How long to wait in all.
-
-        Returns:
-            The job and its queue.
-        """
-        with suppress(RedisAway):
-            self._queue.feed()
-        found: tuple[Job, Queue] | None = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
-        return found
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Run one job such that a person can stop it.
@@ -109,10 +88,9 @@ class WarmWorker(LeasedWorker):
             raise JobStopped
 
     def register_birth(self) -> None:
-        """Join the list of workers, and say where the model runs and which version it is."""
+        """Join the list of workers, and say what it computes on."""
         super().register_birth()
         self.connection.hset(self.key, DEVICE, self._device)
-        self._queue.announce(self._model_version)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Say that this worker lives; after Redis forgot everything also what it is.
@@ -122,11 +100,66 @@ class WarmWorker(LeasedWorker):
             pipeline: To send it with.
         """
         super().heartbeat(timeout, pipeline)
+        if pipeline is None and not self.connection.hexists(self.key, "birth"):
+            known = {"state": self.get_state(), DEVICE: self._device}
+            self.connection.hset(self.key, mapping=self.serialize() | known)
+            register(self)
+
+    def run_maintenance_tasks(self) -> None:
+        """Look for jobs whose worker died."""
+        for queue in self.queues:
+            bring_back(queue, self, self._pace.round_s)
+        self.last_cleaned_at = now()
+
+
+class WarmWorker(DeviceWorker):
+    """One with a model in memory, which says which version that is and lets the projects take turns.
+
+    Args:
+        queue: Where the requests are.
+        source: Which of its lists this worker takes jobs from.
+        model_version: What this worker serves.
+        device: What the model runs on, for people.
+        stop: Set when somebody asks the process to end.
+        pace: How soon the death of a worker is noticed.
+    """
+
+    def __init__(self, queue: JobQueue, source: Queue, model_version: str, device: str, stop: Stop, pace: Pace) -> None:
+        super().__init__(source, device, stop, pace)
+        self._queue = queue
+        self._model_version = model_version
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Wait for a job, after those that wait in their projects' lines were given their turn.
+
+        Args:
+            timeout: How long to wait at a time, in seconds.
+            max_idle_time: How long to wait in all.
+
+        Returns:
+            The job and its queue.
+        """
+        with suppress(RedisAway):
+            self._queue.feed()
+        found: tuple[Job, Queue] | None = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+        return found
+
+    def register_birth(self) -> None:
+        """Join the list of workers, and say which version is served."""
+        super().register_birth()
+        self._queue.announce(self._model_version)
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Say that this worker lives; after Redis forgot everything also which version is served.
+
+        Args:
+            timeout: How long that holds, in seconds.
+            pipeline: To send it with.
+        """
+        super().heartbeat(timeout, pipeline)
         if pipeline is None:
-            if not self.connection.hexists(self.key, "birth"):
-                known = {"state": self.get_state(), DEVICE: self._device}
-                self.connection.hset(self.key, mapping=self.serialize() | known)
-                register(self)
             with suppress(RedisAway):
                 self._queue.announce(self._model_version, again=True)
 
@@ -134,9 +167,7 @@ class WarmWorker(LeasedWorker):
         """Look for jobs whose worker died, and whether delivered answers made room for more."""
         with suppress(RedisAway):
             self._queue.feed()
-        for queue in self.queues:
-            bring_back(queue, self, self._pace.round_s)
-        self.last_cleaned_at = now()
+        super().run_maintenance_tasks()
 
 
 def load(settings: Settings, device: str) -> Predictor:
@@ -189,3 +220,15 @@ def serve(
     stop = Stop()
     lay_out(Bench(queue, ImagesAhead(ImageFetcher(queue.settings)), predictor, stop, batch_images))
     leased.serve(lambda: WarmWorker(queue, source, predictor.version, device, stop, pace or Pace()), stop)
+
+
+def serve_training(queue: JobQueue, pace: Pace | None = None, *, device: str = "cpu") -> None:
+    """Take training jobs until SIGTERM or SIGINT; each loads what it trains.
+
+    Args:
+        queue: Where the jobs are.
+        pace: How soon the death of a worker is noticed.
+        device: What they train on, for people.
+    """
+    stop = Stop()
+    leased.serve(lambda: DeviceWorker(queue.train, device, stop, pace or Pace()), stop)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rq import Queue, SimpleWorker
+from rq import Queue, Retry, SimpleWorker
+from rq.command import send_stop_job_command
 from rq.worker import WorkerStatus
 
 from tests.conftest import ImageHost
@@ -113,3 +114,18 @@ def test_a_worker_can_be_kept_for_those_requests_that_a_person_waits_for(queue: 
     run("--simulate", "0.05", "--queue", "interactive")
     wait_for(lambda: SimpleWorker.count(queue=interactive) == 1, timeout_s=120)
     assert SimpleWorker.count(queue=queue.gpu) == 0
+
+
+def test_a_worker_can_be_kept_for_training_and_its_jobs_come_again_when_it_dies(queue: JobQueue, run: Run) -> None:
+    supervisor = run("--gpus", "cpu", "--queue", "train")
+    wait_for(lambda: SimpleWorker.count(queue=queue.train) == 1, timeout_s=120)
+    assert queue.model_version() is None, "it has none"
+    queue.train.enqueue("time.sleep", 600, retry=Retry(max=2), job_timeout=900)
+    worker = wait_for(lambda: busy_worker(queue))
+    assert worker.get_current_job_id()
+    os.kill(worker.pid, signal.SIGKILL)
+    again = wait_for(lambda: other if (other := busy_worker(queue)) and other.pid != worker.pid else None, 120)
+    send_stop_job_command(queue.redis, again.get_current_job_id(), serializer="json")
+    wait_for(lambda: busy_worker(queue) is None)
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(60) == 0
