@@ -20,6 +20,7 @@ from rsrefseg.errors import BadRequest
 from workers import progress
 from workers.bench import Bench, Segmented
 from workers.contract import ASKS_LIMIT, Answer, Found, PredictJob, Refusal, Rle
+from workers.errors import ImageAway, ImageRefused
 
 log = logging.getLogger(__name__)
 
@@ -153,18 +154,30 @@ def _refusal(job: PredictJob, exc: Exception) -> Refusal:
         return Refusal(job=job, move="ours", reason=TOO_LONG)
     if _no_memory(exc):
         return Refusal(job=job, move="ours", reason=NO_MEMORY)
-    return broken(job)
+    return _broken(job)
 
 
-def broken(job: PredictJob) -> Refusal:
-    """Refuse a request over which something of ours broke; call it where the exception is handled.
+def without_image(job: PredictJob, exc: Exception) -> Refusal:
+    """Refuse a request whose image cannot be had; call it where the exception is handled.
 
     Args:
         job: The request.
+        exc: What `ImagesAhead.take` raised.
 
     Returns:
-        A refusal that tells no more than the number under which the log has the rest.
+        The refusal.
     """
+    if isinstance(exc, ImageRefused):
+        return Refusal(job=job, move=exc.move, reason=str(exc))
+    if isinstance(exc, ImageAway):
+        return Refusal(job=job, move="wait", reason=str(exc))
+    if isinstance(exc, TimeoutError):
+        return Refusal(job=job, move="ours", reason=TOO_LONG)
+    return _broken(job)
+
+
+def _broken(job: PredictJob) -> Refusal:
+    # It tells no more than the number under which the log has the rest.
     error_id = uuid.uuid4().hex[:8]
     with bound_contextvars(project_id=job.project_id, task_id=job.task_id):
         log.exception("prediction broke", extra={"error_id": error_id})

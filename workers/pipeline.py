@@ -18,8 +18,8 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_expo
 from workers import progress
 from workers.bench import Bench
 from workers.contract import Chunk, PredictJob, Refusal
-from workers.drawing import TOO_LONG, Drawn, Fetched, broken, draw
-from workers.errors import ImageAway, ImageRefused, JobStopped, RedisAway
+from workers.drawing import Drawn, Fetched, draw, without_image
+from workers.errors import ImageAway, JobStopped, RedisAway
 from workers.failures import Failure
 
 log = logging.getLogger(__name__)
@@ -128,18 +128,12 @@ class Pipeline:
     def _fetched(self, jobs: tuple[PredictJob, ...]) -> Fetched | list[Refusal]:
         try:
             image, seconds = self._bench.images.take(jobs[0], self._bench.queue.settings.predict_timeout_s)
-        except ImageRefused as exc:
-            return [Refusal(job=job, move=exc.move, reason=str(exc)) for job in jobs]
-        except ImageAway as exc:
-            if self._chunk.tries >= exc.tries:
-                return [Refusal(job=job, move="wait", reason=str(exc)) for job in jobs]
-            log.info("image away", extra={"reason": str(exc), "attempt": self._chunk.tries + 1})
-            self._away += jobs
-            return []
-        except TimeoutError:
-            return [Refusal(job=job, move="ours", reason=TOO_LONG) for job in jobs]
-        except Exception:
-            return [broken(job) for job in jobs]
+        except Exception as exc:
+            if isinstance(exc, ImageAway) and self._chunk.tries < exc.tries:
+                log.info("image away", extra={"reason": str(exc), "attempt": self._chunk.tries + 1})
+                self._away += jobs
+                return []
+            return [without_image(job, exc) for job in jobs]
         finally:
             progress.busy()
         return Fetched(image, jobs, seconds)

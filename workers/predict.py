@@ -9,8 +9,7 @@ from structlog.contextvars import bound_contextvars
 
 from workers.bench import at_hand
 from workers.contract import Chunk, PredictJob, Refusal
-from workers.drawing import TOO_LONG, Drawn, Fetched, broken, draw
-from workers.errors import ImageAway, ImageRefused
+from workers.drawing import Drawn, Fetched, draw, without_image
 from workers.pipeline import Pipeline
 from workers.queue import WORKER_DEATHS
 
@@ -58,13 +57,7 @@ def _drawn(job: PredictJob) -> Drawn | Refusal:
     bench = at_hand()
     try:
         image, seconds = bench.images.take(job, bench.queue.settings.predict_timeout_s)
-    except ImageRefused as exc:
-        return Refusal(job=job, move=exc.move, reason=str(exc))
-    except ImageAway as exc:
-        return Refusal(job=job, move="wait", reason=str(exc))
-    except TimeoutError:
-        return Refusal(job=job, move="ours", reason=TOO_LONG)
-    except Exception:
-        return broken(job)
+    except Exception as exc:
+        return without_image(job, exc)
     [outcome] = draw(bench, [Fetched(image, (job,), seconds)])
     return outcome

@@ -215,7 +215,7 @@ class JobQueue(NoticeBoard):
         Returns:
             Those that were neither answered nor refused, nor put into another chunk.
         """
-        return _held(self._lines, chunk, chunk_id)
+        return _held(self._lines, chunk.requests, chunk_id)
 
     @renaming_redis_errors()
     def put_back(
@@ -419,7 +419,7 @@ class JobQueue(NoticeBoard):
             return 0
         _, requests = _requests_of(job)
         interactive = bool(requests) and requests[0].interactive
-        return 1 if interactive else len(_held(self._lines, Chunk(requests=requests), job.id))
+        return 1 if interactive else len(_held(self._lines, requests, job.id))
 
     def _holders(self, project_id: int, keys: Sequence[str]) -> list[str]:
         return [holder for some in _parts(keys) for holder in self._lines.holders(project_id, some)]
@@ -506,7 +506,7 @@ def on_failure(
         reason = f"Something of ours broke; the log names it {job.id}."
     if stage == "predict":
         lines = Lines(connection, Queue(GPU, connection=connection), Queue(LABEL_STUDIO, connection=connection), 0)
-        requests = tuple(_held(lines, Chunk(requests=requests), job.id))
+        requests = tuple(_held(lines, requests, job.id))
     failures = FailureList(connection, job.failure_ttl or DAY_S)
     for request in requests:
         _record(connection, failures, Failure.of(request, stage, move, reason))
@@ -519,10 +519,9 @@ def _record(redis: Redis, failures: FailureList, failure: Failure) -> None:
         pipe.execute()
 
 
-def _held(lines: Lines, chunk: Chunk, chunk_id: str) -> list[PredictJob]:
-    keys = [request.key for request in chunk.requests]
-    held = lines.held_by(chunk_id, chunk.project_id, keys)
-    return [request for request, still in zip(chunk.requests, held, strict=True) if still]
+def _held(lines: Lines, requests: Sequence[PredictJob], chunk_id: str) -> list[PredictJob]:
+    held = lines.held_by(chunk_id, requests[0].project_id, [request.key for request in requests])
+    return [request for request, still in zip(requests, held, strict=True) if still]
 
 
 def _requests_of(job: Job) -> tuple[Stage, tuple[PredictJob, ...]]:
