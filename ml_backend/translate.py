@@ -51,15 +51,17 @@ def task_to_job(
     elif config.expression_field is not None:
         asks = _asks(task, _written(task, config.expression_field), config)
     else:
-        asks = [Ask(expression=label.expression[:EXPRESSION_LIMIT], label=label.value) for label in config.labels]
+        asks = [
+            Ask(expression=label.expression[:EXPRESSION_LIMIT], label=label.value, output=_output(config))
+            for label in config.labels
+        ]
     if len(asks) > ASKS_LIMIT:
         raise Unaskable(f"Task {task.id} asks for {len(asks)} expressions; at most {ASKS_LIMIT} go with one image.")
     return PredictJob(
         project_id=project_id,
         task_id=task.id,
-        image_uri=image_uri,
+        image_uris=(image_uri,),
         asks=tuple(asks),
-        output=Output(from_name=config.control_name, to_name=config.image_name, type="brushlabels"),
         model_version=model_version,
         interactive=context is not None,
     )
@@ -164,22 +166,28 @@ def _asks(task: Task, expressions: list[str], config: LabelConfig) -> list[Ask]:
         raise Unaskable(
             f"Task {task.id} has an expression of {longest} characters; at most {EXPRESSION_LIMIT} are read."
         )
-    return [Ask(expression=expression, label=config.label_for(expression)) for expression in expressions]
+    output = _output(config)
+    return [Ask(expression=expression, label=config.label_for(expression), output=output) for expression in expressions]
+
+
+def _output(config: LabelConfig) -> Output:
+    return Output(from_name=config.control_name, to_name=config.image_name, type="brushlabels")
 
 
 def _region(job: PredictJob, index: int, found: Found, mask: np.ndarray) -> dict[str, Any]:
     height, width = mask.shape
+    output = job.asks[index].output
     return {
         # The same job gives the same ids, so a delivery that happens twice is recognised.
         "id": f"{job.key[:12]}-{index}",
-        "from_name": job.output.from_name,
-        "to_name": job.output.to_name,
-        "type": job.output.type,
+        "from_name": output.from_name,
+        "to_name": output.to_name,
+        "type": output.type,
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
         "origin": "prediction",
         "score": found.score,
         "meta": {"text": [found.expression]},
-        "value": {"format": "rle", "rle": brush.encode(mask), job.output.type: [found.label]},
+        "value": {"format": "rle", "rle": brush.encode(mask), output.type: [found.label]},
     }

@@ -3,6 +3,7 @@
 RSRefSegError
 ├── BadRequest          the asker's: another image, another expression, another folder
 │   ├── BadImage
+│   ├── BadPointing
 │   └── BadDataset
 ├── Unavailable         nobody's: wait, and try again
 │   └── DownloadFailed
@@ -26,6 +27,10 @@ class BadRequest(RSRefSegError):
 
 class BadImage(BadRequest):
     """The array or file is not an image that can be read."""
+
+
+class BadPointing(BadRequest):
+    """Points or a box that are not in the image."""
 
 
 class BadDataset(BadRequest):

@@ -27,6 +27,19 @@ class TextFeatures(NamedTuple):
     """(n, t) bool, false on the padding."""
 
 
+class PointPrompts(NamedTuple):
+    """Where a person pointed, for n masks; SAM's own prompts."""
+
+    points: Tensor
+    """(n, k, 2) float, x then y, as shares of the image's sides, in [0, 1]."""
+    kinds: Tensor
+    """(n, k) int64: NOT_A_POINT, OUTSIDE, INSIDE, or the two corners of a box."""
+
+
+NOT_A_POINT, OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
+"""What a point says. The first fills up rows, as SAM does where there is no box."""
+
+
 def of_each(images: Tensor, image_index: Tensor) -> Tensor:
     """Give each expression the tensor of its image, without a copy where there is one image only.
 

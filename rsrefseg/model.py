@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from rsrefseg.attention import PromptAttention
 from rsrefseg.encoders import build_encoders
-from rsrefseg.features import ImageFeatures, TextFeatures, of_each
+from rsrefseg.features import NOT_A_POINT, ImageFeatures, PointPrompts, TextFeatures, of_each
 from rsrefseg.lora import merge
-from rsrefseg.position import fourier_position
+from rsrefseg.position import fourier_of, fourier_position
 from rsrefseg.presets import Preset, SharedTrunk
 from rsrefseg.prompter import Prompter
 from rsrefseg.towers import PairedImageEncoder
@@ -44,7 +44,7 @@ class RSRefSeg(nn.Module):
         self.preset = preset
         d = preset.decoder_dim
         self.image_encoder, self.text_encoder = build_encoders(preset)
-        self.prompter = Prompter(preset.clip_dim, d)
+        self.prompter = Prompter(preset.clip_dim, d, preset.fusion)
         grid = preset.image_size // 16
         self.prompt_encoder = PromptEncoder(d, (grid, grid), (preset.image_size, preset.image_size), mask_in_chans=16)
         self.mask_decoder = MaskDecoder(
@@ -110,35 +110,61 @@ class RSRefSeg(nn.Module):
         return features
 
     def decode(
-        self, image: ImageFeatures, text: TextFeatures, image_index: Tensor, at_once: int | None = None
+        self,
+        image: ImageFeatures,
+        text: TextFeatures | None,
+        image_index: Tensor,
+        at_once: int | None = None,
+        pointed: PointPrompts | None = None,
     ) -> Decoded:
-        """Draw one mask for each expression.
+        """Draw one mask for each expression, for each place that was pointed at, or for both together.
 
         Args:
             image: Features of b images.
-            text: Features of n expressions.
-            image_index: (n,) int64, which image each expression is about.
+            text: Features of n expressions; None where nothing is said, and SAM draws what is pointed at.
+            image_index: (n,) int64, which image each mask is about.
             at_once: Most masks to draw at a time; None for all.
+            pointed: Where a person pointed for each of the n; None where nowhere.
 
         Returns:
-            Logits and estimates for n expressions.
+            Logits and estimates for n masks.
         """
         frequencies = self.frequencies
-        prompts = self.prompter(image.clip, text, image_index, frequencies)
         sam = of_each(image.sam, image_index)  # (n, d, S/16, S/16)
-        position = fourier_position(frequencies, (sam.shape[2], sam.shape[3]))
-        size = at_once or len(image_index)
-        parts = zip(sam.split(size), prompts.sparse.split(size), prompts.activation.split(size), strict=True)
-        logits, predicted_iou = zip(*(self._draw(*part, position) for part in parts), strict=True)
-        return Decoded(torch.cat(logits), torch.cat(predicted_iou), prompts.activation)
-
-    def _draw(self, sam: Tensor, sparse: Tensor, activation: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         h, w = sam.shape[2:]
-        coarse = functional.interpolate(
-            activation[:, None], size=(4 * h, 4 * w), mode="bilinear", align_corners=False
-        )  # (n, 1, S/4, S/4)
-        downscaling = self.prompt_encoder.mask_downscaling
-        dense = downscaling(coarse.to(downscaling[0].weight.dtype))  # (n, d, S/16, S/16)
+        if text is None:
+            sparse = sam.new_zeros(len(image_index), 0, sam.shape[1])
+            activation = sam.new_zeros(len(image_index), *image.clip.shape[2:])
+        else:
+            sparse, activation = self.prompter(image.clip, text, image_index, frequencies)
+        if pointed is not None:
+            sparse = torch.cat([sparse, self._places(pointed).to(sparse.dtype)], dim=1)  # (n, k, d)
+        position = fourier_position(frequencies, (h, w))
+        size = at_once or len(image_index)
+        parts = zip(sam.split(size), sparse.split(size), activation.split(size), strict=True)
+        drawn = (self._draw(*part, position, said=text is not None) for part in parts)
+        logits, predicted_iou = zip(*drawn, strict=True)
+        return Decoded(torch.cat(logits), torch.cat(predicted_iou), activation)
+
+    def _places(self, pointed: PointPrompts) -> Tensor:
+        encoder = self.prompt_encoder
+        kinds = torch.cat([encoder.not_a_point_embed.weight, *(kind.weight for kind in encoder.point_embeddings)])
+        places = fourier_of(self.frequencies, pointed.points)  # (n, k, d)
+        there = (pointed.kinds != NOT_A_POINT)[..., None]
+        return places * there + kinds[pointed.kinds + 1]
+
+    def _draw(
+        self, sam: Tensor, sparse: Tensor, activation: Tensor, position: Tensor, *, said: bool
+    ) -> tuple[Tensor, Tensor]:
+        h, w = sam.shape[2:]
+        if said:
+            coarse = functional.interpolate(
+                activation[:, None], size=(4 * h, 4 * w), mode="bilinear", align_corners=False
+            )  # (n, 1, S/4, S/4)
+            downscaling = self.prompt_encoder.mask_downscaling
+            dense = downscaling(coarse.to(downscaling[0].weight.dtype))  # (n, d, S/16, S/16)
+        else:
+            dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]  # (1, d, 1, 1)
         # segment_anything's own forward repeats the images by the prompts, so it serves one image only.
         decoder = self.mask_decoder
         n = sam.shape[0]

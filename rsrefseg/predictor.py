@@ -15,9 +15,10 @@ from rsrefseg import checkpoint
 from rsrefseg.cache import FeatureCache
 from rsrefseg.calibration import UNCALIBRATED, Calibration
 from rsrefseg.errors import BadImage, CannotCompile
-from rsrefseg.features import ImageFeatures
-from rsrefseg.model import RSRefSeg
+from rsrefseg.features import BOTTOM_RIGHT, INSIDE, NOT_A_POINT, OUTSIDE, TOP_LEFT, ImageFeatures, PointPrompts
+from rsrefseg.model import Decoded, RSRefSeg
 from rsrefseg.pictures import squared
+from rsrefseg.pointing import Pointing
 from rsrefseg.precision import Dtype, dtype_named, lower
 from rsrefseg.tokenizer import Tokenize, tokenizer_for
 
@@ -212,36 +213,58 @@ class Predictor:
         return [ImageFeatures(*(part[i : i + 1].clone() for part in features)) for i in range(len(squares))]
 
     @torch.inference_mode()
-    def segment(self, image: np.ndarray | ImageEmbedding, expressions: Sequence[str]) -> list[Segment]:
+    def segment(
+        self,
+        image: np.ndarray | ImageEmbedding,
+        expressions: Sequence[str],
+        pointings: Sequence[Pointing | None] | None = None,
+    ) -> list[Segment]:
         """Find what each expression refers to.
 
         Args:
             image: (h, w, 3) uint8 RGB, or what `encode` made of it.
-            expressions: Words in plain English.
+            expressions: Words in plain English; an empty one where pointing says it all.
+            pointings: Where to look for each of them, which narrows what its words refer to; None for nowhere.
 
         Returns:
             One segment for each expression, in their order.
 
         Raises:
             TypeError: If one string is given instead of several.
+            ValueError: If there are not as many pointings as expressions.
         """
         if isinstance(expressions, str):
             raise TypeError("expressions is a list of strings: write ['the ship'] for one")
+        if pointings is None:
+            pointings = [None] * len(expressions)
+        if len(pointings) != len(expressions):
+            raise ValueError(f"there are {len(pointings)} pointings for {len(expressions)} expressions")
         # Before the image: words that are refused should not cost its encoding.
-        token_ids = [self._tokenizer(expression).to(self.device) for expression in expressions]
+        token_ids = [
+            None if pointing and not words.strip() else self._tokenizer(words).to(self.device)
+            for words, pointing in zip(expressions, pointings, strict=True)
+        ]
         if not token_ids:
             return []
         embedding = image if isinstance(image, ImageEmbedding) else self.encode(image)
+        found: dict[int, Segment] = {}
+        for some in _alike(token_ids, pointings):
+            decoded = self._decoded(embedding, [token_ids[i] for i in some], [pointings[i] for i in some])
+            for i, logits, predicted_iou in zip(some, decoded.low_res_logits, decoded.predicted_iou, strict=True):
+                sure = float(predicted_iou.clamp(0, 1))
+                found[i] = self._segment(expressions[i], logits, sure, embedding.size_hw)
+        return [found[i] for i in range(len(expressions))]
+
+    def _decoded(
+        self, embedding: ImageEmbedding, token_ids: list[torch.Tensor | None], pointings: list[Pointing | None]
+    ) -> Decoded:
+        words = [ids for ids in token_ids if ids is not None]
+        text = self.model.encode_text(words) if words else None
+        gestures = [pointing for pointing in pointings if pointing]
+        pointed = point_prompts(gestures, self.device) if gestures else None
+        about = torch.zeros(len(token_ids), dtype=torch.long, device=self.device)
         masks_at_once = _MASKS_AT_ONCE.get(self.device.type, _AT_ONCE)
-        found: list[Segment] = []
-        for some in _parts(len(token_ids), _EXPRESSIONS_AT_ONCE):
-            text = self.model.encode_text(token_ids[some])
-            about = torch.zeros(len(text.pooled), dtype=torch.long, device=self.device)
-            decoded = self.model.decode(embedding.features, text, about, masks_at_once)
-            for logits, predicted_iou in zip(decoded.low_res_logits, decoded.predicted_iou, strict=True):
-                words = expressions[len(found)]
-                found.append(self._segment(words, logits, float(predicted_iou.clamp(0, 1)), embedding.size_hw))
-        return found
+        return self.model.decode(embedding.features, text, about, masks_at_once, pointed)
 
     def _segment(
         self, expression: str, low_res_logits: torch.Tensor, predicted_iou: float, size_hw: tuple[int, int]
@@ -283,6 +306,38 @@ def check_image(image: np.ndarray) -> None:
         raise BadImage(f"{what}: choose three channels of one image")
     if image.dtype != np.uint8:
         raise BadImage(f"{what}: scale it to 0 ... 255, without NaN, then image.astype(np.uint8)")
+
+
+def point_prompts(pointings: Sequence[Pointing], device: torch.device) -> PointPrompts:
+    """Write gestures as SAM's prompts: all of them with as many points, boxes or none.
+
+    Args:
+        pointings: n of them, alike in the numbers of their points.
+        device: Where they are needed.
+
+    Returns:
+        (n, k) prompts.
+    """
+    points, kinds = [], []
+    for pointing in pointings:
+        box = pointing.box_xyxy
+        # As SAM does: a place that is none stands for the box that is not there.
+        corners = [(TOP_LEFT, box[:2]), (BOTTOM_RIGHT, box[2:])] if box else [(NOT_A_POINT, (0.0, 0.0))]
+        row = [(INSIDE, p) for p in pointing.inside] + [(OUTSIDE, p) for p in pointing.outside] + corners
+        kinds.append([kind for kind, _ in row])
+        points.append([place for _, place in row])
+    return PointPrompts(torch.tensor(points, device=device), torch.tensor(kinds, device=device))
+
+
+def _alike(token_ids: Sequence[object], pointings: Sequence[Pointing | None]) -> Iterator[list[int]]:
+    # What can be decoded together: with words or without, and with as many points.
+    kinds: dict[object, list[int]] = {}
+    for i, (words, pointing) in enumerate(zip(token_ids, pointings, strict=True)):
+        shape = pointing and (len(pointing.inside) + len(pointing.outside), pointing.box_xyxy is None)
+        kinds.setdefault((words is None, shape), []).append(i)
+    for rows in kinds.values():
+        for some in _parts(len(rows), _EXPRESSIONS_AT_ONCE):
+            yield rows[some]
 
 
 def _parts(count: int, size: int) -> Iterator[slice]:

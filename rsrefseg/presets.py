@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 from rsrefseg.errors import UnknownPreset
@@ -92,6 +92,14 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class CellFusion:
+    """Attention between the cells of an image after the words have marked them."""
+
+    width: int
+    layers: int
+
+
+@dataclass(frozen=True)
 class Preset:
     """Every number that makes the graph; two models of one preset can share weights."""
 
@@ -112,6 +120,8 @@ class Preset:
     text: ClipText | SiglipText
     lora: Lora | None
     """None where the encoders have no adapters: they never had, or these are merged into the weights."""
+    fusion: CellFusion | None = None
+    """None where each cell is compared with the words by itself, as upstream does."""
 
     def as_dict(self) -> dict[str, Any]:
         """Write every field in words that JSON has.
@@ -134,7 +144,10 @@ class Preset:
         return cls(**_fields(cls, values))
 
 
-_KINDS = {kind.__name__: kind for kind in (SharedTrunk, PairedVits, ClipText, SiglipText, SamVit, SiglipVision, Lora)}
+_KINDS = {
+    kind.__name__: kind
+    for kind in (SharedTrunk, PairedVits, ClipText, SiglipText, SamVit, SiglipVision, Lora, CellFusion)
+}
 
 
 def _plain(value: Any) -> Any:
@@ -145,8 +158,9 @@ def _plain(value: Any) -> Any:
 
 def _fields(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
-    if names != set(values):
-        raise UnknownPreset(f"the fields of {kind.__name__} differ: {', '.join(sorted(names ^ set(values)))}")
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if wrong := (needed - set(values)) | (set(values) - names):
+        raise UnknownPreset(f"the fields of {kind.__name__} differ: {', '.join(sorted(wrong))}")
     return {name: _parsed(value) for name, value in values.items()}
 
 
@@ -174,6 +188,7 @@ TINY = Preset(
     image=SharedTrunk(channels=(32, 64, 128, 192), blocks=(1, 2, 3, 2)),
     text=ClipText(layers=3, width=192, heads=4, positions=32, vocab_size=49408, embedding_rank=48),
     lora=None,
+    fusion=CellFusion(width=128, layers=2),
 )
 
 _SIGLIP_SO400M = SiglipVision(image_size=384, patch_size=14, layers=27, heads=16, mlp_dim=4304)

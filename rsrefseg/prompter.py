@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsrefseg.features import TextFeatures, of_each
+from rsrefseg.fusion import Fusion
 from rsrefseg.position import fourier_position
+from rsrefseg.presets import CellFusion
 
 
 class Prompts(NamedTuple):
@@ -57,12 +59,21 @@ class Prompter(nn.Module):
     Args:
         clip_dim: Channels c of the image-text space.
         decoder_dim: Channels d of the prompts.
+        fusion: How cells compare themselves with each other once they know the words; None where they don't.
         logit_scale: Start of exp(logit_scale).
         logit_bias: Start of the bias; negative, since most cells match nothing.
     """
 
-    def __init__(self, clip_dim: int, decoder_dim: int, logit_scale: float = 10.0, logit_bias: float = -3.0) -> None:
+    def __init__(
+        self,
+        clip_dim: int,
+        decoder_dim: int,
+        fusion: CellFusion | None = None,
+        logit_scale: float = 10.0,
+        logit_bias: float = -3.0,
+    ) -> None:
         super().__init__()
+        self.fusion = Fusion(clip_dim, fusion.width, fusion.layers) if fusion else None
         self.logit_scale = nn.Parameter(torch.tensor(logit_scale).log())
         self.logit_bias = nn.Parameter(torch.tensor(logit_bias))
         self.prompter_down_channel = ConvNorm(3 * clip_dim, decoder_dim, 1)
@@ -96,6 +107,23 @@ class Prompter(nn.Module):
         cells = functional.normalize(clip.float(), dim=1)
         return self.logit(torch.einsum("bchw,kc->bkhw", cells, functional.normalize(pooled.float(), dim=1)))
 
+    def find(self, clip: Tensor, pooled: Tensor, image_index: Tensor) -> Tensor:
+        """Compare every cell of its image with each expression.
+
+        Args:
+            clip: (b, c, g, g), the features of b images.
+            pooled: (n, c), the expressions.
+            image_index: (n,) int64, which image each expression is about.
+
+        Returns:
+            (n, g, g) logits.
+        """
+        wide = torch.promote_types(clip.dtype, torch.float32)  # logits of half precision would tie
+        cells = of_each(functional.normalize(clip.to(wide), dim=1), image_index)  # (n, c, g, g)
+        whole = functional.normalize(pooled.to(wide), dim=1)  # (n, c)
+        matched = self.logit(torch.einsum("nchw,nc->nhw", cells, whole))  # (n, g, g)
+        return matched if self.fusion is None else matched + self.fusion(clip, pooled, image_index, matched)
+
     def forward(self, clip: Tensor, text: TextFeatures, image_index: Tensor, frequencies: Tensor) -> Prompts:
         """Find the prompts.
 
@@ -114,11 +142,10 @@ class Prompter(nn.Module):
         wide = torch.promote_types(clip.dtype, torch.float32)  # logits of half precision would tie
         cells = of_each(functional.normalize(clip.to(wide), dim=1), image_index)  # (n, c, g, g)
         words = functional.normalize(text.tokens.to(wide), dim=2)  # (n, t, c)
-        whole = functional.normalize(text.pooled.to(wide), dim=1)  # (n, c)
         likely = torch.sigmoid(self.logit(torch.einsum("nchw,ntc->nthw", cells, words)))  # (n, t, g, g)
         valid = text.valid.to(likely.dtype)  # (n, t)
         mean = torch.einsum("nthw,nt->nhw", likely, valid / valid.sum(1, keepdim=True))  # (n, g, g)
-        activation = self.logit(torch.einsum("nchw,nc->nhw", cells, whole))  # (n, g, g)
+        activation = self.find(clip, text.pooled, image_index)  # (n, g, g)
         down = self.prompter_down_channel
         weight = torch.cat(down.conv.weight.chunk(3, dim=1))  # (3 * d, c, 1, 1)
         maps = of_each(functional.conv2d(clip.to(weight.dtype), weight), image_index)  # (n, 3 * d, g, g)

@@ -17,7 +17,7 @@ FETCHERS = 4
 AHEAD_PIXELS = 100_000_000
 """With so many pixels decoded and not yet drawn no further image is begun."""
 
-Image = tuple[np.ndarray, float]
+_Image = tuple[np.ndarray, float]
 """(h, w, 3) uint8 RGB, and the seconds that it took to fetch."""
 
 
@@ -31,47 +31,50 @@ class ImagesAhead:
     def __init__(self, fetcher: ImageFetcher) -> None:
         self._fetcher = fetcher
         self._threads = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetcher")
-        self._coming: dict[str, Future[Image]] = {}
+        self._coming: dict[str, Future[_Image]] = {}
 
     def begin(self, job: PredictJob) -> bool:
-        """Let an image be fetched, if there is room for it.
+        """Let a request's images be fetched, if there is room for them.
 
         Args:
-            job: A request about it.
+            job: The request.
 
         Returns:
-            Whether it is on its way.
+            Whether they are on their way.
         """
-        if job.image_uri not in self._coming:
-            if sum(map(_pixels, self._coming.values())) > AHEAD_PIXELS:
-                return False
-            self._coming[job.image_uri] = self._threads.submit(self._fetch, job)
+        for uri in job.image_uris:
+            if uri not in self._coming:
+                if sum(map(_pixels, self._coming.values())) > AHEAD_PIXELS:
+                    return False
+                self._coming[uri] = self._threads.submit(self._fetch, uri, job.task_id)
         return True
 
     def is_there(self, job: PredictJob) -> bool:
-        """Say whether nobody would have to wait for an image.
+        """Say whether nobody would have to wait for a request's images.
 
         Args:
-            job: A request about it.
+            job: The request.
 
         Returns:
-            Whether it was fetched, or will not come.
+            Whether they were fetched, or will not come.
         """
-        coming = self._coming.get(job.image_uri)
-        return coming is not None and coming.done()
+        return all((coming := self._coming.get(uri)) is not None and coming.done() for uri in job.image_uris)
 
-    def take(self, job: PredictJob, timeout_s: float) -> Image:
-        """Wait for an image; it is then no longer kept. It raises what the fetcher did, or a `TimeoutError`.
+    def take(self, job: PredictJob, timeout_s: float) -> tuple[tuple[np.ndarray, ...], float]:
+        """Wait for a request's images; they are then no longer kept. It raises what the fetcher did, or `TimeoutError`.
 
         Args:
-            job: A request about it.
+            job: The request.
             timeout_s: How long to wait at most, in seconds.
 
         Returns:
-            The image.
+            (h, w, 3) uint8 RGB each, and the seconds that they took to fetch.
         """
-        coming = self._coming.pop(job.image_uri, None) or self._threads.submit(self._fetch, job)
-        return coming.result(timeout_s)
+        until = time.monotonic() + timeout_s
+        coming = {uri: self._coming.pop(uri, None) for uri in set(job.image_uris)}
+        begun = {uri: one or self._threads.submit(self._fetch, uri, job.task_id) for uri, one in coming.items()}
+        images = [begun[uri].result(max(0.0, until - time.monotonic())) for uri in job.image_uris]
+        return tuple(image for image, _ in images), sum(seconds for _, seconds in images)
 
     def keep_only(self, uris: Collection[str]) -> None:
         """Let go of the images that turned out to be another worker's.
@@ -82,11 +85,11 @@ class ImagesAhead:
         for uri in self._coming.keys() - set(uris):
             self._coming.pop(uri).cancel()
 
-    def _fetch(self, job: PredictJob) -> Image:
+    def _fetch(self, uri: str, task_id: int) -> _Image:
         started = time.monotonic()
-        return self._fetcher.fetch(job.image_uri, job.task_id), time.monotonic() - started
+        return self._fetcher.fetch(uri, task_id), time.monotonic() - started
 
 
-def _pixels(coming: Future[Image]) -> int:
+def _pixels(coming: Future[_Image]) -> int:
     there = coming.done() and not coming.cancelled() and not coming.exception()
     return coming.result()[0].size // 3 if there else 0

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from workers.ahead import ImagesAhead
 from workers.leased import Stop
 from workers.queue import JobQueue
+
+if TYPE_CHECKING:
+    from rsrefseg.pointing import Pointing
 
 
 class Segmented(Protocol):
@@ -37,8 +40,10 @@ class Model(Protocol):
     def encode_all(self, images: Sequence[np.ndarray], /) -> Sequence[Any]:
         """Do what is done once for each image."""
 
-    def segment(self, image: Any, expressions: Sequence[str], /) -> Sequence[Segmented]:
-        """Find what each expression refers to in what `encode_all` made of it."""
+    def segment(
+        self, image: Any, expressions: Sequence[str], pointings: Sequence[Pointing | None] | None = None, /
+    ) -> Sequence[Segmented]:
+        """Find what each expression refers to, or what was pointed at, in what `encode_all` made of an image."""
 
 
 @dataclass

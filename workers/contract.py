@@ -13,13 +13,19 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EXPRESSION_LIMIT = 512
 """Longest expression accepted, in characters; the text tower reads fewer."""
 
 ASKS_LIMIT = 64
 """Most expressions about one image in one job."""
+
+IMAGES_LIMIT = 16
+"""Most images in one job."""
+
+POINTS_LIMIT = 64
+"""Most points that go with one expression."""
 
 PIXELS_LIMIT = 200_000_000
 """Largest image, height times width, that a mask may claim to cover."""
@@ -69,35 +75,89 @@ class Rle(Wire):
         return decoded.astype(bool)
 
 
-class Ask(Wire):
-    """One expression about the image, and the label its mask will carry."""
+OutputType = Literal["brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels"]
+"""The controls of Label Studio that take what a mask shows."""
 
-    expression: Annotated[str, Field(min_length=1, max_length=EXPRESSION_LIMIT)]
-    label: Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+"""Of an image's width or height, from its upper left corner."""
 
 
 class Output(Wire):
-    """Where in the labeling config the masks go."""
+    """A control of the labeling config, and how a mask is written for it."""
 
     from_name: str
     to_name: str
-    type: Literal["brushlabels"]
+    type: OutputType
+    words_name: str | None = None
+    """The <TextArea perRegion="true"> that is told the expression."""
+    instances: bool = False
+    """Whether each connected part of a mask becomes a region of its own."""
+    rotated: bool = False
+    """Whether a rectangle may be turned to fit more closely."""
+
+
+class Point(Wire):
+    """Where a person clicked."""
+
+    x: Share
+    y: Share
+    inside: bool = True
+    """Whether it is on what they mean, or on what they don't."""
+
+
+class Pointed(Wire):
+    """What a person drew with smart tools: SAM's own prompts."""
+
+    points: Annotated[tuple[Point, ...], Field(max_length=POINTS_LIMIT)] = ()
+    box_xyxy: tuple[Share, Share, Share, Share] | None = None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not self.points and self.box_xyxy is None:
+            raise ValueError("there is neither a point nor a box")
+        return self
+
+
+class Ask(Wire):
+    """What one mask is to show, and where it goes."""
+
+    expression: Annotated[str, Field(max_length=EXPRESSION_LIMIT)]
+    """Empty only where something was pointed at."""
+    label: Annotated[str, Field(min_length=1)]
+    output: Output
+    image: Annotated[int, Field(ge=0, lt=IMAGES_LIMIT)] = 0
+    """Which of the job's images it is about."""
+    pointed: Pointed | None = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if not self.expression and self.pointed is None:
+            raise ValueError("there is neither an expression nor a place")
+        return self
 
 
 class PredictJob(Wire):
-    """Ask for the regions that one or more expressions refer to in one task's image."""
+    """Ask for the regions that one or more expressions refer to in the images of one task."""
 
     schema_version: Literal[1] = 1
     project_id: int
     task_id: int
-    image_uri: Annotated[str, Field(min_length=1, max_length=4_000_000)]
-    """As the task holds it: an upload path, a local-files path, http(s), s3, or a data URI."""
+    image_uris: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=4_000_000)], ...],
+        Field(min_length=1, max_length=IMAGES_LIMIT),
+    ]
+    """As the task holds them: an upload path, a local-files path, http(s), s3, or a data URI."""
     asks: Annotated[tuple[Ask, ...], Field(min_length=1, max_length=ASKS_LIMIT)]
-    output: Output
     model_version: str = ""
     """The version the asker expects; the answer names the version that really computed it."""
     interactive: bool = False
     """A person waits in the editor: the answer goes back to the caller and is not delivered."""
+
+    @model_validator(mode="after")
+    def _about_its_images(self) -> Self:
+        if max(ask.image for ask in self.asks) >= len(self.image_uris):
+            raise ValueError("an ask is about an image that the job does not have")
+        return self
 
     @cached_property
     def key(self) -> str:
@@ -116,7 +176,7 @@ class PredictJob(Wire):
 
 
 class Chunk(Wire):
-    """Requests of one project that a worker takes together; those about one image stand side by side."""
+    """Requests of one project that a worker takes together; those about the same images stand side by side."""
 
     schema_version: Literal[1] = 1
     requests: Annotated[tuple[PredictJob, ...], Field(min_length=1)]

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from rq.timeouts import JobTimeoutException
 from structlog.contextvars import bound_contextvars
 
 from rsrefseg.errors import BadRequest
+from rsrefseg.pointing import Pointing
 from workers import progress
 from workers.bench import Bench, Segmented
-from workers.contract import ASKS_LIMIT, Answer, Found, PredictJob, Refusal, Rle
+from workers.contract import ASKS_LIMIT, Answer, Ask, Found, Pointed, PredictJob, Refusal, Rle
 from workers.errors import ImageAway, ImageRefused
 
 log = logging.getLogger(__name__)
@@ -36,13 +38,13 @@ NO_MEMORY = (
 
 @dataclass(frozen=True)
 class Fetched:
-    """One image and the requests about it."""
+    """The images of one task, most often one, and the requests about them."""
 
-    image: np.ndarray
-    """(h, w, 3) uint8 RGB."""
+    images: tuple[np.ndarray, ...]
+    """(h, w, 3) uint8 RGB each."""
     jobs: tuple[PredictJob, ...]
     seconds: float
-    """What fetching it took."""
+    """What fetching them took."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Drawn:
     segments: tuple[Segmented, ...]
     """One for each ask."""
     seconds: float
-    """From the beginning of the fetch to the masks, as far as it was this image's."""
+    """From the beginning of the fetch to the masks, as far as it was these images'."""
 
     def answer(self, model_version: str) -> Answer:
         """Write it down; large masks take a while.
@@ -90,7 +92,7 @@ def draw(bench: Bench, images: Sequence[Fetched]) -> Iterator[Drawn | Refusal]:
     started = time.monotonic()
     try:
         with _on_time(bench):
-            embeddings = bench.predictor.encode_all([one.image for one in images])
+            embeddings = iter(bench.predictor.encode_all([image for one in images for image in one.images]))
     except Exception as exc:
         if len(images) == 1:
             for job in images[0].jobs:
@@ -104,29 +106,48 @@ def draw(bench: Bench, images: Sequence[Fetched]) -> Iterator[Drawn | Refusal]:
         yield from draw(bench, images[half:])
         return
     encoding_s = (time.monotonic() - started) / len(images)
-    for one, embedding in zip(images, embeddings, strict=True):
-        yield from _ask(bench, embedding, one.jobs, one.seconds + encoding_s)
+    for one in images:
+        yield from _ask(bench, tuple(islice(embeddings, len(one.images))), one.jobs, one.seconds + encoding_s)
 
 
-def _ask(bench: Bench, embedding: Any, jobs: Sequence[PredictJob], seconds: float) -> Iterator[Drawn | Refusal]:
+def _ask(
+    bench: Bench, embeddings: tuple[Any, ...], jobs: Sequence[PredictJob], seconds: float
+) -> Iterator[Drawn | Refusal]:
     started = time.monotonic()
     segments: Sequence[Segmented] | None = None
     if len(jobs) == 1 or sum(len(job.asks) for job in jobs) <= ASKS_LIMIT:
         try:
             with _on_time(bench):
-                segments = bench.predictor.segment(embedding, [ask.expression for job in jobs for ask in job.asks])
+                segments = _segments(bench, embeddings, [ask for job in jobs for ask in job.asks])
         except Exception as exc:
             if len(jobs) == 1:
                 yield _refusal(jobs[0], exc)
                 return
     if segments is None:
         half = len(jobs) // 2
-        yield from _ask(bench, embedding, jobs[:half], seconds)
-        yield from _ask(bench, embedding, jobs[half:], seconds)
+        yield from _ask(bench, embeddings, jobs[:half], seconds)
+        yield from _ask(bench, embeddings, jobs[half:], seconds)
         return
     left = iter(segments)
     for job in jobs:
         yield Drawn(job, tuple(next(left) for _ in job.asks), seconds + time.monotonic() - started)
+
+
+def _segments(bench: Bench, embeddings: tuple[Any, ...], asks: Sequence[Ask]) -> list[Segmented]:
+    drawn: dict[int, Segmented] = {}
+    for number, embedding in enumerate(embeddings):
+        places = [place for place, ask in enumerate(asks) if ask.image == number]
+        expressions = [asks[place].expression for place in places]
+        pointings = [_pointing(asks[place].pointed) for place in places]
+        drawn.update(zip(places, bench.predictor.segment(embedding, expressions, pointings), strict=True))
+    return [drawn[place] for place in range(len(asks))]
+
+
+def _pointing(pointed: Pointed | None) -> Pointing | None:
+    if pointed is None:
+        return None
+    points = {side: tuple((p.x, p.y) for p in pointed.points if p.inside is side) for side in (True, False)}
+    return Pointing(points[True], points[False], pointed.box_xyxy)
 
 
 @contextmanager

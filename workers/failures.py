@@ -52,7 +52,7 @@ class Failure(Wire):
             key=job.key,
             project_id=job.project_id,
             task_id=job.task_id,
-            image_uri=shown(job.image_uri),
+            image_uri=shown(job.image_uris[0]),
             expressions=tuple(ask.expression for ask in job.asks),
             stage=stage,
             move=move,

@@ -46,11 +46,11 @@ class Pipeline:
         self._chunk = chunk
         self._chunk_id = chunk_id
         self._died = died
-        by_image: dict[str, list[PredictJob]] = {}
+        by_images: dict[tuple[str, ...], list[PredictJob]] = {}
         for job in bench.queue.still_held(chunk, chunk_id):
-            by_image.setdefault(job.image_uri, []).append(job)
-        self._left = deque(tuple(jobs) for jobs in by_image.values())
-        """The requests that were not begun, image by image."""
+            by_images.setdefault(job.image_uris, []).append(job)
+        self._left = deque(tuple(jobs) for jobs in by_images.values())
+        """The requests that were not begun; those about the same images together."""
         self._away: list[PredictJob] = []
         self._behind: deque[Future[None]] = deque()
 
@@ -64,7 +64,7 @@ class Pipeline:
             self._split()
             return
         until = time.monotonic() + self._bench.queue.settings.chunk_s
-        self._bench.images.keep_only([jobs[0].image_uri for jobs in self._left])
+        self._bench.images.keep_only([uri for jobs in self._left for uri in jobs[0].image_uris])
         with ThreadPoolExecutor(1, thread_name_prefix="messenger") as messenger:
             try:
                 while self._left and not self._bench.stop.asked and time.monotonic() < until:
@@ -127,7 +127,7 @@ class Pipeline:
 
     def _fetched(self, jobs: tuple[PredictJob, ...]) -> Fetched | list[Refusal]:
         try:
-            image, seconds = self._bench.images.take(jobs[0], self._bench.queue.settings.predict_timeout_s)
+            images, seconds = self._bench.images.take(jobs[0], self._bench.queue.settings.predict_timeout_s)
         except Exception as exc:
             if isinstance(exc, ImageAway) and self._chunk.tries < exc.tries:
                 log.info("image away", extra={"reason": str(exc), "attempt": self._chunk.tries + 1})
@@ -136,7 +136,7 @@ class Pipeline:
             return [without_image(job, exc) for job in jobs]
         finally:
             progress.busy()
-        return Fetched(image, jobs, seconds)
+        return Fetched(images, jobs, seconds)
 
     # The masks are worth waiting for a Redis that restarts: else all is drawn again.
     @retry(

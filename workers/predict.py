@@ -56,8 +56,8 @@ def reply(job_json: str) -> str:
 def _drawn(job: PredictJob) -> Drawn | Refusal:
     bench = at_hand()
     try:
-        image, seconds = bench.images.take(job, bench.queue.settings.predict_timeout_s)
+        images, seconds = bench.images.take(job, bench.queue.settings.predict_timeout_s)
     except Exception as exc:
         return without_image(job, exc)
-    [outcome] = draw(bench, [Fetched(image, (job,), seconds)])
+    [outcome] = draw(bench, [Fetched(images, (job,), seconds)])
     return outcome

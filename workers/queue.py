@@ -425,7 +425,7 @@ class JobQueue(NoticeBoard):
         return [holder for some in _parts(keys) for holder in self._lines.holders(project_id, some)]
 
     def _send(self, chunk: Chunk, place: Place, *, former: str = "", due: int = 0) -> int:
-        images = len({request.image_uri for request in chunk.requests})
+        images = len({uri for request in chunk.requests for uri in request.image_uris})
         job = self.gpu.create_job(
             "workers.predict.work",
             args=(chunk.model_dump_json(),),
@@ -535,14 +535,14 @@ def _requests_of(job: Job) -> tuple[Stage, tuple[PredictJob, ...]]:
 
 def _chunks_of(jobs: Iterable[PredictJob]) -> Iterator[Chunk]:
     # Requests about one image together, since it is encoded once for all of them.
-    by_image: dict[str, list[PredictJob]] = defaultdict(list)
+    by_image: dict[tuple[str, ...], list[PredictJob]] = defaultdict(list)
     for job in jobs:
-        by_image[job.image_uri].append(job)
+        by_image[job.image_uris].append(job)
     some: list[PredictJob] = []
     size = 0
     for job in (job for about_one in by_image.values() for job in about_one):
         some.append(job)
-        size += len(job.image_uri)
+        size += sum(map(len, job.image_uris))
         if len(some) == CHUNK_REQUESTS or size > CHUNK_BYTES:
             yield Chunk(requests=tuple(some))
             some, size = [], 0

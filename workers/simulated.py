@@ -6,8 +6,13 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from rsrefseg.pointing import Pointing
+
 
 RADIUS = 1 / 8
 """Of the disc that is found, as a share of the image's shorter side."""
@@ -47,12 +52,18 @@ class SimulatedPredictor:
         time.sleep(self._seconds_per_image * len(images))
         return [(image.shape[0], image.shape[1]) for image in images]
 
-    def segment(self, image: np.ndarray | tuple[int, int], expressions: Sequence[str]) -> list[SimulatedSegment]:
+    def segment(
+        self,
+        image: np.ndarray | tuple[int, int],
+        expressions: Sequence[str],
+        pointings: Sequence[Pointing | None] | None = None,
+    ) -> list[SimulatedSegment]:
         """Find a disc for each expression; the same words find the same disc.
 
         Args:
             image: (h, w, 3) uint8 RGB, or what `encode_all` made of it.
             expressions: Words.
+            pointings: Not looked at.
 
         Returns:
             One segment for each expression, in their order.

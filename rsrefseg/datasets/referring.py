@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from rsrefseg.datasets.labelled import LabelledImage
-from rsrefseg.expressions import SYNONYMS, Grammar, Referral, Thing, plural
+from rsrefseg.datasets.pointing import POINTS, Pointing, point_at, union
+from rsrefseg.expressions import SYNONYMS, Grammar, Thing, plural
+from rsrefseg.features import PointPrompts
 
 CLASSES = tuple(SYNONYMS)
 """The classes that cells are matched with, in the order of `Batch.classes`."""
@@ -32,6 +34,12 @@ class Batch(NamedTuple):
     """(n,) int64."""
     drawn: Tensor
     """(m,) int64: those of the n that a mask is drawn for; the rest are only looked for."""
+    pointed: PointPrompts
+    """Where a person points for each of the m; only `NOT_A_POINT` where nowhere."""
+    said: Tensor
+    """(m,) bool: whether the words are read at all, or only the pointing."""
+    drawn_masks: Tensor
+    """(m, s/4, s/4) float: what is to be drawn, which pointing narrows."""
     gt_masks: Tensor
     """(n, s/4, s/4) float: the share of each pixel that the expression names."""
     counted: Tensor
@@ -125,6 +133,7 @@ class ReferringBatches:
         token_ids: list[Tensor] = []
         index: list[int] = []
         drawn: list[int] = []
+        pointing: list[Pointing] = []
         gt_masks: list[np.ndarray] = []
         counted: list[np.ndarray] = []
         classes: list[np.ndarray] = []
@@ -138,9 +147,10 @@ class ReferringBatches:
             for place, referral in enumerate(referrals):
                 if place < self._drawn:
                     drawn.append(len(token_ids))
+                    pointing.append(point_at(things, referral, unknown.shape, rng))
                 token_ids.append(self._tokenizer(_roughened(referral.expression, rng)))
                 index.append(len(images))
-                gt_masks.append(_quartered(_union(things, referral, unknown.shape)))
+                gt_masks.append(_quartered(union(things, referral.indices, unknown.shape)))
             images.append(_recoloured(cut.image, rng))
             counted.append((_quartered(unknown) == 0).astype(np.float32))
             classes.append(_class_map(cut, unknown))
@@ -150,6 +160,14 @@ class ReferringBatches:
             token_ids,
             torch.tensor(index, dtype=torch.long),
             torch.tensor(drawn, dtype=torch.long),
+            PointPrompts(
+                torch.tensor([one.points for one in pointing], dtype=torch.float32).reshape(-1, POINTS, 2),
+                torch.tensor([one.kinds for one in pointing], dtype=torch.long).reshape(-1, POINTS),
+            ),
+            torch.tensor([one.said for one in pointing], dtype=torch.bool),
+            torch.from_numpy(np.stack([_quartered(one.mask) for one in pointing]))
+            if pointing
+            else torch.zeros(0, size // 4, size // 4),
             torch.from_numpy(np.stack(gt_masks)),
             torch.from_numpy(np.stack(counted)),
             torch.from_numpy(np.stack(classes)),
@@ -233,10 +251,3 @@ def class_words(category: str, rng: np.random.Generator) -> str:
     noun = SYNONYMS[category][int(rng.integers(len(SYNONYMS[category])))]
     wordings = (noun, f"the {noun}", f"all {plural(noun)}", plural(noun), f"the {plural(noun)}")
     return wordings[int(rng.integers(len(wordings)))]
-
-
-def _union(things: Sequence[Thing], referral: Referral, shape: tuple[int, ...]) -> np.ndarray:
-    mask = np.zeros(shape, bool)
-    for index in referral.indices:
-        mask |= things[index].mask
-    return mask

@@ -17,7 +17,7 @@ from rsrefseg.datasets.referring import CLASSES, class_words, misspelt
 from rsrefseg.encoders import FactorisedEmbedding
 from rsrefseg.evaluate import Evaluation, evaluate
 from rsrefseg.expressions import Grammar
-from rsrefseg.features import TextFeatures
+from rsrefseg.features import NOT_A_POINT, PointPrompts, TextFeatures
 from rsrefseg.losses import alignment_loss, drawing_loss, finding_loss
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
@@ -185,17 +185,26 @@ class FromScratch:
         image = model.encode_image(batch.images.contiguous(memory_format=torch.channels_last))
         text = model.encode_text([*batch.class_token_ids, *batch.token_ids])
         named = len(batch.class_token_ids)
-        matched = model.prompter.match(image.clip, text.pooled).float()  # (b, k + n, g, g)
-        loss = owed.alignment * alignment_loss(matched[:, :named], batch.classes, batch.looked_for)
-        found = matched[batch.image_index, torch.arange(named, matched.shape[1])]  # (n, g, g)
+        matched = model.prompter.match(image.clip, text.pooled[:named]).float()  # (b, k, g, g)
+        loss = owed.alignment * alignment_loss(matched, batch.classes, batch.looked_for)
+        found = model.prompter.find(image.clip, text.pooled[named:], batch.image_index)  # (n, g, g)
         counted = batch.counted[batch.image_index]
         loss = loss + owed.finding * finding_loss(found, batch.gt_masks, counted)
         if len(batch.drawn) == 0:
             return loss
         asked = TextFeatures(*(part[named:][batch.drawn] for part in text))
-        decoded = model.decode(image, asked, batch.image_index[batch.drawn])
-        masks, counted = batch.gt_masks[batch.drawn], counted[batch.drawn]
-        return loss + drawing_loss(decoded, masks, counted, bce=owed.bce, dice=owed.dice, iou=owed.iou)
+        about, counted = batch.image_index[batch.drawn], counted[batch.drawn]
+        points = (batch.pointed.kinds != NOT_A_POINT).any(1)
+        for rows in (~points, points & batch.said, points & ~batch.said):
+            if rows.any():
+                said = TextFeatures(*(part[rows] for part in asked)) if batch.said[rows].all() else None
+                pointed = PointPrompts(*(part[rows] for part in batch.pointed)) if points[rows].all() else None
+                decoded = model.decode(image, said, about[rows], pointed=pointed)
+                owing = drawing_loss(
+                    decoded, batch.drawn_masks[rows], counted[rows], bce=owed.bce, dice=owed.dice, iou=owed.iou
+                )
+                loss = loss + owing * rows.float().mean()
+        return loss
 
     def score(self, predictor: Predictor) -> dict[str, Evaluation]:
         """Ask about the images that are held out.

@@ -18,7 +18,7 @@ from rq import Retry
 
 from ml_backend.courier import Courier, Patience
 from ml_backend.label_studio import LabelStudio
-from tests.factories import make_answer, make_job
+from tests.factories import OUTPUT, make_answer, make_job
 from tests.stand_in_label_studio import (
     KEY,
     Behaviour,
@@ -201,7 +201,7 @@ def test_a_deleted_task_ends_as_a_failure_with_its_reason(
 def test_a_mask_that_the_changed_config_does_not_take_ends_as_a_failure(
     courier: Courier, queue: JobQueue, label_studio: StandInLabelStudio
 ) -> None:
-    job = make_job(asks=(Ask(expression="the ship", label="ship"),))
+    job = make_job(asks=(Ask(expression="the ship", label="ship", output=OUTPUT),))
     assert courier.deliver(make_answer(job)) is None
     [failure] = queue.failures()
     assert "labeling config of project 1 was changed" in failure.reason

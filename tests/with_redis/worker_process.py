@@ -30,7 +30,9 @@ class ObedientPredictor:
     def encode_all(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         return list(images)
 
-    def segment(self, image: np.ndarray, expressions: Sequence[str]) -> list[SimpleNamespace]:
+    def segment(
+        self, image: np.ndarray, expressions: Sequence[str], _pointings: object = None
+    ) -> list[SimpleNamespace]:
         for expression in expressions:
             with self.diary.open("a") as diary:
                 diary.write(expression + "\n")

@@ -11,7 +11,7 @@ from ml_backend.errors import Unaskable
 from ml_backend.label_config import read_label_config
 from ml_backend.protocol import Context, Task
 from ml_backend.translate import answer_to_prediction, task_to_job, unaskable_to_failure
-from tests.factories import make_answer, make_job
+from tests.factories import OUTPUT, make_answer, make_job
 from workers.contract import ASKS_LIMIT, EXPRESSION_LIMIT, Ask, Found, PredictJob, Rle
 
 XML = """<View><Image name="image" value="$image"/>
@@ -40,7 +40,8 @@ def test_the_task_asks_with_its_own_words_and_gets_the_label_they_name() -> None
     job = task_to_job(task(expression=" the ship at the pier "), 3, FIELD, "tiny@1")
     assert asks(job) == [("the ship at the pier", "ship")]
     assert (job.task_id, job.project_id, job.model_version) == (7, 3, "tiny@1")
-    assert (job.output.from_name, job.output.to_name, job.interactive) == ("tag", "image", False)
+    output = job.asks[0].output
+    assert (output.from_name, output.to_name, job.interactive) == ("tag", "image", False)
 
 
 @pytest.mark.parametrize("value", ["the jet\n\n a ship\r\nthe jet ", ["the jet", "a ship"], ["the jet\na ship", 5]])
@@ -117,7 +118,7 @@ def test_the_same_question_has_the_same_key_and_another_one_another() -> None:
 def test_a_mask_becomes_a_region_that_label_studio_accepts() -> None:
     mask = np.zeros((6, 8), bool)
     mask[1:3, 2:5] = True
-    ship = Ask(expression="the ship", label="ship")
+    ship = Ask(expression="the ship", label="ship", output=OUTPUT)
     prediction = answer_to_prediction(make_answer(make_job(asks=(ship,)), mask))
     [region] = prediction["result"]
     assert (region["original_width"], region["original_height"], region["image_rotation"]) == (8, 6, 0)

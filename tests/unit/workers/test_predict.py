@@ -57,7 +57,7 @@ class Room:
         self.encoded.append(len(images))
         return list(images)
 
-    def segment(self, image: np.ndarray, expressions: list[str]) -> list[Any]:
+    def segment(self, image: np.ndarray, expressions: list[str], _pointings: object = None) -> list[Any]:
         self.asked.append(expressions)
         for expression in expressions:
             if expression in self.trouble:
@@ -238,7 +238,7 @@ def test_an_interactive_asker_is_told_the_trouble_and_the_list_is_spared(
     room: Room, trouble: Exception, reason: str
 ) -> None:
     job = make_job(interactive=True)
-    room.image_trouble[job.image_uri] = trouble
+    room.image_trouble[job.image_uris[0]] = trouble
     assert Refusal.model_validate_json(reply(job.model_dump_json())).reason == reason
     assert room.failures == []
     assert room.back == []
@@ -249,3 +249,12 @@ def test_a_job_outside_a_worker_says_where_it_belongs() -> None:
         bench.at_hand()
     with pytest.raises(RuntimeError, match="rsrefseg-worker run"):
         work(Chunk(requests=(make_job(),)).model_dump_json())
+
+
+def test_a_request_about_two_images_gets_each_mask_from_its_own(room: Room) -> None:
+    job = make_job(image_uris=("/data/a.png", "/data/b.png"))
+    first, second = (job.asks[0].model_copy(update={"expression": words}) for words in ("the ship", "the pier"))
+    job = job.model_copy(update={"asks": (second.model_copy(update={"image": 1}), first, second)})
+    assert room.run(job, of_image(2, "a", "the crane")) == [7, 2]
+    assert room.asked == [["the ship", "the pier"], ["the pier"], ["the crane"]]
+    assert [found.expression for found in room.delivered[0].found] == ["the pier", "the ship", "the pier"]
