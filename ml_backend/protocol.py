@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ml_backend.errors import BadRequest, Malformed
 
@@ -111,17 +111,47 @@ class TaskPage(Sent):
     """How many there are from the first of this page on."""
 
 
-class Typed(Sent):
-    """The value of a result, as far as it is text."""
+Percent = Annotated[float, Field(allow_inf_nan=False)]
+"""Of the image's width or height; what is drawn may reach beyond the edge."""
+
+
+class Value(Sent):
+    """The value of a result: text, or a shape that a smart tool drew."""
 
     text: str | tuple[str, ...] = ()
+    x: Percent = 0
+    y: Percent = 0
+    width: Percent = 0
+    height: Percent = 0
+    radius_x: Annotated[Percent, Field(alias="radiusX")] = 0
+    radius_y: Annotated[Percent, Field(alias="radiusY")] = 0
+    rotation: Percent = 0
+    """Degrees, clockwise, about the upper left corner, or about the middle of an ellipse."""
+    rle: tuple[Annotated[int, Field(ge=0, le=255)], ...] = ()
+    labels: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_of_any_kind(cls, value: object) -> object:
+        # keypointlabels, rectanglelabels and so on, beside a plain "labels" or without it.
+        if not isinstance(value, dict):
+            return value
+        named = [labels for name, labels in value.items() if name.endswith("labels") and isinstance(labels, list)]
+        return {**value, "labels": named[0] if named else ()}
 
 
 class Drawn(Sent):
     """One result in the editor when a person waits for an answer."""
 
     from_name: str = ""
-    value: Typed = Typed()
+    to_name: str = ""
+    type: str = ""
+    is_positive: bool = True
+    """Of a point: whether it is on what is meant."""
+    original_width: Annotated[int, Field(ge=0)] = 0
+    """Of the image, in pixels."""
+    original_height: Annotated[int, Field(ge=0)] = 0
+    value: Value = Value()
 
 
 class Context(Sent):
