@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ml_backend import brush
 from ml_backend.errors import Unaskable
+from ml_backend.label_config import LabelConfig
 from ml_backend.protocol import Context, Drawn
 from workers.contract import POINTS_LIMIT, Point, Pointed
 
@@ -20,22 +21,22 @@ class Gesture:
 
     to_name: str
     """The image's name in the labeling config."""
-    texts: tuple[str, ...] = ()
-    """What the text area holds, oldest first."""
+    expressions: tuple[str, ...] = ()
+    """What was typed last, or before pointing."""
     pointed: Pointed | None = None
     label: str | None = None
     """The label that was chosen to point with."""
 
 
-def read_gesture(context: Context, prompt_names: Sequence[str]) -> Gesture:
-    """Read what Label Studio sends when a person waits: the text area's texts, or what smart tools drew, never both.
+def read_gesture(context: Context, config: LabelConfig) -> Gesture:
+    """Read what Label Studio sends when a person waits: what the text area holds, or what smart tools drew, never both.
 
     Args:
         context: What the editor sent.
-        prompt_names: The text areas that an expression may be typed into.
+        config: The tags of the project's labeling config.
 
     Returns:
-        The gesture; without texts where the text area was emptied.
+        The gesture; without expressions where the text area was emptied.
 
     Raises:
         Unaskable: If it is neither.
@@ -43,13 +44,31 @@ def read_gesture(context: Context, prompt_names: Sequence[str]) -> Gesture:
     shapes = [drawn for drawn in context.result if drawn.type in _BOXES or drawn.type in _POINTS]
     if shapes:
         return _pointing(shapes)
-    # Every control about the whole image is sent along, hence the names.
-    texts = [drawn for drawn in context.result if drawn.from_name in prompt_names]
+    if config.prompt_name is None:
+        line = f'<TextArea name="prompt" toName="{config.image_name}" maxSubmissions="1"/>'
+        raise Unaskable(f"The labeling config has no <TextArea> to type into; add a line such as {line}")
+    # Every control about the whole image is sent along, hence the name.
+    texts = [drawn for drawn in context.result if drawn.from_name == config.prompt_name]
     if not texts:
-        named = " or ".join(f'"{name}"' for name in prompt_names)
-        raise Unaskable(f"Nothing is typed in the text area {named}.")
+        raise Unaskable(f'Nothing is typed in the text area "{config.prompt_name}".')
+    # Of several texts only the newest is asked: the masks of those before it are already there.
     text = texts[-1].value.text
-    return Gesture(texts[-1].to_name, texts=(text,) if isinstance(text, str) else text)
+    newest = text if isinstance(text, str) else "".join(text[-1:])
+    return Gesture(texts[-1].to_name, expressions_in(newest))
+
+
+def expressions_in(value: object) -> tuple[str, ...]:
+    """Take expressions from a text of one a line, or from a list of such texts.
+
+    Args:
+        value: The text, or whatever stands in its place.
+
+    Returns:
+        The expressions; what is said twice is asked once.
+    """
+    parts = value if isinstance(value, list) else [value]
+    lines = [line.strip() for part in parts if isinstance(part, str) for line in part.splitlines()]
+    return tuple(dict.fromkeys(filter(None, lines)))
 
 
 def _pointing(shapes: list[Drawn]) -> Gesture:

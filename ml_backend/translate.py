@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from ml_backend import brush
 from ml_backend.errors import Unaskable
+from ml_backend.gesture import Gesture, expressions_in
 from ml_backend.label_config import LabelConfig
-from ml_backend.protocol import Context, Task
+from ml_backend.protocol import Task
 from workers.contract import ASKS_LIMIT, EXPRESSION_LIMIT, Answer, Ask, Found, Output, PredictJob
 from workers.failures import Failure, shown
 
@@ -19,19 +21,19 @@ IMAGE_URI_LIMIT = 4_000_000
 
 
 def task_to_job(
-    task: Task, project_id: int, config: LabelConfig, model_version: str = "", context: Context | None = None
+    task: Task, project_id: int, config: LabelConfig, model_version: str = "", gesture: Gesture | None = None
 ) -> PredictJob:
     """Ask for the regions of a task.
 
-    The expressions are what a person just typed in the editor; else what the task's own field says; where the config
-    names no such field, each label asks for itself.
+    The expressions are what a person just typed in the editor, or typed before pointing there; else what the task's
+    own field says; where the config names no such field, each label asks for itself.
 
     Args:
         task: The task.
         project_id: Its project.
         config: The tags of the project's labeling config.
         model_version: The version that /setup promised.
-        context: What the editor sent, if a person waits there.
+        gesture: What a person did in the editor, if one waits there.
 
     Returns:
         The job.
@@ -46,8 +48,8 @@ def task_to_job(
         raise Unaskable(
             f"Task {task.id} carries its image in {len(image_uri)} characters; import such images as files."
         )
-    if context is not None:
-        asks = _asks(task, _typed(context, config), config)
+    if gesture is not None:
+        asks = _gestured(task, gesture, config)
     elif config.expression_field is not None:
         asks = _asks(task, _written(task, config.expression_field), config)
     else:
@@ -63,7 +65,7 @@ def task_to_job(
         image_uris=(image_uri,),
         asks=tuple(asks),
         model_version=model_version,
-        interactive=context is not None,
+        interactive=gesture is not None,
     )
 
 
@@ -129,22 +131,17 @@ def answer_to_prediction(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _typed(context: Context, config: LabelConfig) -> list[str]:
-    if config.prompt_name is None:
-        line = f'<TextArea name="prompt" toName="{config.image_name}" maxSubmissions="1"/>'
-        raise Unaskable(f"The labeling config has no <TextArea> to type into; add a line such as {line}")
-    # Every control about the whole image is sent along, hence the name. Of several texts only the newest is asked: the
-    # masks of those before it are already there.
-    texts = [drawn.value.text for drawn in context.result if drawn.from_name == config.prompt_name and drawn.value.text]
-    newest = texts[-1] if texts else ""
-    expressions = _expressions(newest if isinstance(newest, str) else newest[-1])
-    if not expressions:
-        raise Unaskable(f'Nothing is typed in the text area "{config.prompt_name}".')
-    return expressions
+def _gestured(task: Task, gesture: Gesture, config: LabelConfig) -> list[Ask]:
+    if gesture.pointed is None:
+        if not gesture.expressions:
+            raise Unaskable("Nothing is typed in the text area.")
+        return _asks(task, gesture.expressions, config)
+    # Without words it is SAM's mask of what was pointed at.
+    return _asks(task, gesture.expressions or ("",), config, gesture)
 
 
-def _written(task: Task, field: str) -> list[str]:
-    expressions = _expressions(task.data.get(field))
+def _written(task: Task, field: str) -> tuple[str, ...]:
+    expressions = expressions_in(task.data.get(field))
     if not expressions:
         raise Unaskable(
             f'Task {task.id} has no expression: its data has no text under "{field}"; '
@@ -153,21 +150,20 @@ def _written(task: Task, field: str) -> list[str]:
     return expressions
 
 
-def _expressions(value: object) -> list[str]:
-    # One expression, one a line, or a list of them; what is said twice is asked once.
-    parts = value if isinstance(value, list) else [value]
-    lines = [line.strip() for part in parts if isinstance(part, str) for line in part.splitlines()]
-    return list(dict.fromkeys(filter(None, lines)))
-
-
-def _asks(task: Task, expressions: list[str], config: LabelConfig) -> list[Ask]:
+def _asks(task: Task, expressions: Sequence[str], config: LabelConfig, gesture: Gesture | None = None) -> list[Ask]:
     longest = max(map(len, expressions))
     if longest > EXPRESSION_LIMIT:
         raise Unaskable(
             f"Task {task.id} has an expression of {longest} characters; at most {EXPRESSION_LIMIT} are read."
         )
     output = _output(config)
-    return [Ask(expression=expression, label=config.label_for(expression), output=output) for expression in expressions]
+    pointed = gesture.pointed if gesture else None
+    # Whoever points has chosen a label to point with.
+    chosen = gesture.label if gesture and gesture.label in {label.value for label in config.labels} else None
+    return [
+        Ask(expression=words, label=chosen or config.label_for(words), output=output, pointed=pointed)
+        for words in expressions
+    ]
 
 
 def _output(config: LabelConfig) -> Output:
@@ -188,6 +184,6 @@ def _region(job: PredictJob, index: int, found: Found, mask: np.ndarray) -> dict
         "image_rotation": 0,
         "origin": "prediction",
         "score": found.score,
-        "meta": {"text": [found.expression]},
+        "meta": {"text": [found.expression]} if found.expression else {},
         "value": {"format": "rle", "rle": brush.encode(mask), output.type: [found.label]},
     }

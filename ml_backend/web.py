@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from ml_backend.body import TaskFile, reading
 from ml_backend.errors import BadRequest, Malformed, Unaskable
+from ml_backend.gesture import Gesture, read_gesture
 from ml_backend.intake import check_room, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
 from ml_backend.protocol import Context, PredictRequest, SetupRequest, Task, Webhook, read_as
@@ -184,7 +186,8 @@ class Routes:
         # Label Studio hands this dict to the editor, which shows nothing for any other shape.
         nothing = {"result": [], "score": 0.0, "model_version": version}
         try:
-            job = task_to_job(task, sent.project, config, version, context)
+            gesture = self._with_words(read_gesture(context, config), sent.project, task.id)
+            job = task_to_job(task, sent.project, config, version, gesture)
         except Unaskable as exc:
             log.info("nothing drawn", extra={"task_id": task.id, "reason": str(exc)})
             return nothing
@@ -201,6 +204,14 @@ class Routes:
         reason = reply.reason if reply else f"no worker answered within {self.settings.interactive_wait_s:g} s"
         log.warning("nothing drawn", extra={"task_id": task.id, "reason": reason})
         return nothing
+
+    def _with_words(self, gesture: Gesture, project_id: int, task_id: int) -> Gesture:
+        # What is pointed at narrows the words that were typed before.
+        where = (project_id, task_id, gesture.to_name)
+        if gesture.pointed is None:
+            self.queue.remember_words(*where, gesture.expressions)
+            return gesture
+        return replace(gesture, expressions=self.queue.words(*where))
 
 
 def _say(status: int, reason: str, **facts: str) -> Response:

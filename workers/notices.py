@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 
 from pydantic import AwareDatetime
 from redis import Redis
@@ -14,6 +16,9 @@ from workers.redis_client import renaming_redis_errors
 
 EVENTS_KEPT = 100_000
 """How many webhook events are kept; beyond that the oldest go."""
+
+WORDS_S = 3600
+"""How long words that were typed in the editor go with what is pointed at afterwards, in seconds."""
 
 _VERSIONS, _EVENTS, _FIELDS = PREFIX + "model-versions", PREFIX + "events", PREFIX + "expression-fields"
 
@@ -99,3 +104,37 @@ class NoticeBoard:
         """
         field = self.redis.hget(_FIELDS, str(project_id))
         return None if field is None else as_text(field)
+
+    @renaming_redis_errors()
+    def remember_words(self, project_id: int, task_id: int, to_name: str, expressions: Sequence[str]) -> None:
+        """Remember what was typed about an image in the editor, which never sends it along with what is pointed at.
+
+        Args:
+            project_id: The project.
+            task_id: The task.
+            to_name: The image's name in the labeling config.
+            expressions: What was typed; none to forget.
+        """
+        key = _words_key(project_id, task_id, to_name)
+        if expressions:
+            self.redis.set(key, json.dumps(expressions), ex=WORDS_S)
+        else:
+            self.redis.delete(key)
+
+    @renaming_redis_errors()
+    def words(self, project_id: int, task_id: int, to_name: str) -> tuple[str, ...]:
+        """Recall what was typed about an image within the last `WORDS_S`.
+
+        Args:
+            project_id: The project.
+            task_id: The task.
+            to_name: The image's name in the labeling config.
+
+        Returns:
+            The expressions.
+        """
+        return tuple(json.loads(self.redis.get(_words_key(project_id, task_id, to_name)) or "[]"))
+
+
+def _words_key(project_id: int, task_id: int, to_name: str) -> str:
+    return f"{PREFIX}words:{project_id}:{task_id}:{to_name}"

@@ -27,6 +27,7 @@ class StubQueue:
         self._failures: dict[str, Failure] = {}
         self._versions: list[str] = []
         self._fields: dict[int, str | None] = {}
+        self._words: dict[tuple[int, int, str], tuple[str, ...]] = {}
 
     def ping(self) -> None:
         if self.away:
@@ -108,6 +109,14 @@ class StubQueue:
     def expression_field(self, project_id: int) -> str | None:
         self.ping()
         return self._fields.get(project_id)
+
+    def remember_words(self, project_id: int, task_id: int, to_name: str, expressions: Sequence[str]) -> None:
+        self.ping()
+        self._words[project_id, task_id, to_name] = tuple(expressions)
+
+    def words(self, project_id: int, task_id: int, to_name: str) -> tuple[str, ...]:
+        self.ping()
+        return self._words.get((project_id, task_id, to_name), ())
 
     def announce(self, model_version: str, *, again: bool = False) -> None:
         self.ping()

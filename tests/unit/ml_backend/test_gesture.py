@@ -8,8 +8,12 @@ import pytest
 from ml_backend import brush
 from ml_backend.errors import Unaskable
 from ml_backend.gesture import Gesture, read_gesture
+from ml_backend.label_config import read_label_config
 from ml_backend.protocol import Context
 from workers.contract import Point
+
+CONFIG = read_label_config("""<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image"/>
+<BrushLabels name="tag" toName="image"><Label value="ship"/></BrushLabels></View>""")
 
 
 def drawn(kind: str, labels: tuple[str, ...] = ("ship",), **value: Any) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def drawn(kind: str, labels: tuple[str, ...] = ("ship",), **value: Any) -> dict[
 
 
 def read(*results: dict[str, Any]) -> Gesture:
-    return read_gesture(Context.model_validate({"result": list(results)}), ["prompt"])
+    return read_gesture(Context.model_validate({"result": list(results)}), CONFIG)
 
 
 def box(*results: dict[str, Any]) -> list[float] | None:
@@ -36,7 +40,9 @@ def box(*results: dict[str, Any]) -> list[float] | None:
 def test_texts_are_read_by_the_name_of_their_control() -> None:
     other = {"from_name": "note", "to_name": "image", "type": "textarea", "value": {"text": ["hazy"]}}
     words = {"from_name": "prompt", "to_name": "image", "type": "textarea", "value": {"text": ["a jet", "a ship"]}}
-    assert read(other, words) == Gesture("image", texts=("a jet", "a ship"))
+    assert read(other, words) == Gesture("image", ("a ship",)), "the masks of those before it are already there"
+    emptied = words | {"value": {"text": []}}
+    assert read(emptied) == Gesture("image")
     with pytest.raises(Unaskable, match='"prompt"'):
         read(other)
 
@@ -79,3 +85,10 @@ def test_an_ellipse_and_a_stroke_are_boxes_too() -> None:
 def test_a_stroke_that_cannot_be_read_is_refused(rle: list[int]) -> None:
     with pytest.raises(Unaskable, match="brush"):
         read(drawn("brushlabels", format="rle", rle=rle))
+
+
+def test_without_a_text_area_the_line_to_add_is_shown() -> None:
+    bare = read_label_config("""<View><Image name="image" value="$image"/>
+    <BrushLabels name="tag" toName="image"><Label value="ship"/></BrushLabels></View>""")
+    with pytest.raises(Unaskable, match=r'<TextArea name="prompt" toName="image"'):
+        read_gesture(Context(), bare)

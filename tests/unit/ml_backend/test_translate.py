@@ -8,11 +8,12 @@ from label_studio_sdk.label_interface import LabelInterface
 
 from ml_backend.brush import decode
 from ml_backend.errors import Unaskable
+from ml_backend.gesture import Gesture
 from ml_backend.label_config import read_label_config
-from ml_backend.protocol import Context, Task
+from ml_backend.protocol import Task
 from ml_backend.translate import answer_to_prediction, task_to_job, unaskable_to_failure
 from tests.factories import OUTPUT, make_answer, make_job
-from workers.contract import ASKS_LIMIT, EXPRESSION_LIMIT, Ask, Found, PredictJob, Rle
+from workers.contract import ASKS_LIMIT, EXPRESSION_LIMIT, Ask, Found, Point, Pointed, PredictJob, Rle
 
 XML = """<View><Image name="image" value="$image"/>
 <BrushLabels name="tag" toName="image">
@@ -27,9 +28,8 @@ def task(**data: Any) -> Task:
     return Task(id=7, data={"image": "/data/upload/1/a.png", **data})
 
 
-def typed(*texts: str, name: str = "prompt") -> Context:
-    choices = {"from_name": "quality", "type": "choices", "value": {"choices": ["good"]}}
-    return Context.model_validate({"result": [choices, {"from_name": name, "value": {"text": list(texts)}}]})
+def typed(*expressions: str) -> Gesture:
+    return Gesture("image", expressions)
 
 
 def asks(job: PredictJob) -> list[tuple[str, str]]:
@@ -55,13 +55,18 @@ def test_each_label_asks_for_itself_where_the_config_names_no_field() -> None:
 
 
 def test_what_is_typed_comes_before_what_the_task_says() -> None:
-    job = task_to_job(task(expression="the jet"), 3, FIELD, context=typed("the red ship"))
+    job = task_to_job(task(expression="the jet"), 3, FIELD, gesture=typed("the red ship"))
     assert asks(job) == [("the red ship", "ship")]
     assert job.interactive
 
 
-def test_of_several_texts_the_newest_is_asked() -> None:
-    assert asks(task_to_job(task(), 3, TYPED, context=typed("the jet", "the ship"))) == [("the ship", "ship")]
+def test_what_is_pointed_at_goes_with_the_words_typed_before_and_the_label_chosen_to_point_with() -> None:
+    pointed = Pointed(points=(Point(x=0.5, y=0.5),))
+    job = task_to_job(task(), 3, TYPED, gesture=Gesture("image", ("the jet",), pointed, "ship"))
+    assert (asks(job), job.asks[0].pointed) == ([("the jet", "ship")], pointed)
+    wordless = task_to_job(task(expression="the jet"), 3, FIELD, gesture=Gesture("image", (), pointed, "else"))
+    assert asks(wordless) == [("", "airplane")]
+    assert job.key != task_to_job(task(), 3, TYPED, gesture=typed("the jet")).key
 
 
 @pytest.mark.parametrize(
@@ -87,15 +92,9 @@ def test_a_task_that_cannot_be_asked_says_what_it_lacks(data: dict[str, Any], na
     assert "Task 7" in str(refused.value)
 
 
-@pytest.mark.parametrize("context", [typed(), typed(""), typed(" "), typed("the ship", name="note"), Context()])
-def test_an_empty_prompt_asks_for_nothing(context: Context) -> None:
-    with pytest.raises(Unaskable, match='"prompt"'):
-        task_to_job(task(expression="the jet"), 3, FIELD, context=context)
-
-
-def test_without_a_text_area_the_line_to_add_is_shown() -> None:
-    with pytest.raises(Unaskable, match=r'<TextArea name="prompt" toName="image"'):
-        task_to_job(task(), 3, BARE, context=typed("the ship"))
+def test_an_empty_prompt_asks_for_nothing() -> None:
+    with pytest.raises(Unaskable, match="Nothing is typed"):
+        task_to_job(task(expression="the jet"), 3, FIELD, gesture=typed())
 
 
 def test_a_task_that_cannot_be_asked_becomes_a_failure_that_the_annotator_finds() -> None:

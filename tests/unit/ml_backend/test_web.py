@@ -213,3 +213,23 @@ def test_the_answer_in_the_editor_is_json_that_label_studio_can_show(client: Fla
     [prediction] = json.loads(text)["results"]
     assert all(isinstance(byte, int) for byte in prediction["result"][0]["value"]["rle"])
     assert 0 <= prediction["score"] <= 1
+
+
+def test_pointing_narrows_the_words_typed_before_it_until_they_are_deleted(
+    client: FlaskClient, queue: StubQueue
+) -> None:
+    def asked(from_name: str, kind: str, **value: object) -> tuple[str, bool]:
+        result = {"from_name": from_name, "to_name": "image", "type": kind, "value": value}
+        client.post("/predict", json=request(params={"context": {"result": [result]}}))
+        ask = seen[-1].asks[0]
+        return ask.expression, ask.pointed is not None
+
+    seen: list[PredictJob] = []
+    queue.worker = lambda job: seen.append(job) or make_answer(job)  # type: ignore[func-returns-value]
+    assert asked("point", "keypointlabels", x=10, y=10, keypointlabels=["target"]) == ("", True)
+    assert asked("prompt", "textarea", text=["the ship"]) == ("the ship", False)
+    assert asked("point", "keypointlabels", x=10, y=10, keypointlabels=["target"]) == ("the ship", True)
+    seen.clear()
+    with pytest.raises(IndexError):
+        asked("prompt", "textarea", text=[])
+    assert asked("point", "keypointlabels", x=10, y=10, keypointlabels=["target"]) == ("", True)
