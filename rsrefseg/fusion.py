@@ -57,7 +57,8 @@ class Fusion(nn.Module):
         marked = nn.functional.gelu(marked + self.match * matched[:, None].to(cells.dtype))
         x = self.shrink(marked)  # (n, w, g/2, g/2)
         n, w, rows, columns = x.shape
-        place = self.place(cell_centres((rows, columns), x.device).flatten(0, 1) - 0.5)  # (g/2 * g/2, w)
+        centres = cell_centres((rows, columns), x.device, self.place.weight.dtype).flatten(0, 1)
+        place = self.place(centres - 0.5)  # (g/2 * g/2, w)
         x = self.attention(x.flatten(2).transpose(1, 2) + place)  # (n, g/2 * g/2, w)
         x = self.grow(x.transpose(1, 2).reshape(n, w, rows, columns))  # (n, w, g, g)
         correction: Tensor = self.correction(nn.functional.gelu(x + marked))[:, 0]

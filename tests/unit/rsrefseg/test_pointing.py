@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+
+from rsrefseg.datasets.pointing import POINTS, point_at
+from rsrefseg.errors import BadPointing
+from rsrefseg.expressions import Referral
+from rsrefseg.features import BOTTOM_RIGHT, INSIDE, NOT_A_POINT, OUTSIDE, TOP_LEFT
+from rsrefseg.pointing import Pointing
+from rsrefseg.predictor import point_prompts
+
+CLICK = Pointing(inside=((0.25, 0.5),))
+BOX = Pointing(box_xyxy=(0.125, 0.25, 0.5, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({}, "a point or a box"),
+        ({"inside": ((1.5, 0.5),)}, "shares"),
+        ({"box_xyxy": (0.1, 0.1, 30.0, 40.0)}, "shares"),
+        ({"box_xyxy": (0.5, 0.1, 0.5, 0.4)}, "left, top, right, bottom"),
+    ],
+)
+def test_a_pointing_that_points_nowhere_is_refused(fields, named):
+    with pytest.raises(BadPointing, match=named):
+        Pointing(**fields)
+
+
+@pytest.mark.parametrize("pointing", [CLICK, BOX, Pointing(((0.25, 0.5), (0.5, 0.5)), ((0.75, 0.25),))])
+def test_without_words_the_mask_is_sams_own(model, pointing, small):
+    image = torch.rand(1, 3, small.image_size, small.image_size, generator=torch.Generator().manual_seed(1))
+    features = model.encode_image(image)
+    ours = model.decode(features, None, torch.tensor([0]), pointed=point_prompts([pointing], torch.device("cpu")))
+    places = [*pointing.inside, *pointing.outside]
+    labels = [1] * len(pointing.inside) + [0] * len(pointing.outside)
+    pixels = torch.tensor([places]) * small.image_size - 0.5  # SAM counts pixels and looks at their middles
+    box = torch.tensor([pointing.box_xyxy or (0.0,) * 4]) * small.image_size - 0.5
+    sparse, dense = model.prompt_encoder(
+        points=(pixels, torch.tensor([labels])) if places else None,
+        boxes=box if pointing.box_xyxy else None,
+        masks=None,
+    )
+    theirs, _ = model.mask_decoder(features.sam, model.prompt_encoder.get_dense_pe(), sparse, dense, False)
+    torch.testing.assert_close(ours.low_res_logits, theirs[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_words_and_places_together_move_the_mask_and_places_alone_need_no_words(predictor, image):
+    words = ["the ship", "the ship", "the ship", ""]
+    found = predictor.segment(image, words, [None, CLICK, BOX, BOX])
+    assert [one.expression for one in found] == words
+    ious = [one.predicted_iou for one in found]
+    assert len(set(ious)) == 4
+    alone = [
+        predictor.segment(image, [said], [where])[0] for said, where in zip(words, [None, CLICK, BOX, BOX], strict=True)
+    ]
+    assert [one.predicted_iou for one in alone] == pytest.approx(ious, abs=1e-5)
+
+
+def test_as_many_pointings_as_expressions_are_needed(predictor, image):
+    with pytest.raises(ValueError, match="1 pointings for 2 expressions"):
+        predictor.segment(image, ["a", "b"], [CLICK])
+
+
+def test_the_prompts_name_each_place_and_fill_up_as_sam_does():
+    prompts = point_prompts([Pointing(((0.1, 0.2),), ((0.3, 0.4),))], torch.device("cpu"))
+    assert prompts.kinds.tolist() == [[INSIDE, OUTSIDE, NOT_A_POINT]]
+    assert point_prompts([BOX], torch.device("cpu")).kinds.tolist() == [[TOP_LEFT, BOTTOM_RIGHT]]
+
+
+def test_invented_gestures_lie_on_what_is_named_and_mean_a_part_of_it(things):
+    members = tuple(i for i, thing in enumerate(things) if thing.category == things[0].category)
+    named = np.any([things[i].mask for i in members], axis=0)
+    referral = Referral("all of them", members, "plural", ())
+    rng = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(300):
+        gesture = point_at(things, referral, named.shape, rng)
+        assert len(gesture.points) == len(gesture.kinds) == POINTS
+        for (x, y), kind in zip(gesture.points, gesture.kinds, strict=True):
+            if kind == INSIDE:
+                assert gesture.mask[int(y * 100), int(x * 100)]
+            if kind == OUTSIDE:
+                assert not gesture.mask[int(y * 100), int(x * 100)]
+        assert gesture.mask.any()
+        assert not (gesture.mask & ~named).any()
+        if set(gesture.kinds) == {NOT_A_POINT}:
+            assert gesture.said
+            assert (gesture.mask == named).all()
+        shapes.add((gesture.kinds, gesture.said))
+    assert len(shapes) == 6, "nothing, a point, a box, each but the first without words too, and a point outside"
+
+
+def test_nobody_points_at_what_is_not_there(things):
+    gesture = point_at(things, Referral("the lake", (), "absent", ()), (100, 100), np.random.default_rng(0))
+    assert set(gesture.kinds) == {NOT_A_POINT}
+    assert not gesture.mask.any()
