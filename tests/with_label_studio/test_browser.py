@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from ml_backend.label_studio_server import LabelStudioServer
 from rsrefseg.samples import write_samples
-from tests.need import need_browser
-from tests.with_label_studio.conftest import Fleet, Project, wait_for
-
-ARTIFACTS = Path(os.environ.get("TEST_ARTIFACTS", "artifacts"))
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture
-def page(label_studio: LabelStudioServer) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=need_browser(), args=QUIET)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.goto(f"{label_studio.url}/user/login/")
-        page.fill("input[name=email]", label_studio.username)
-        page.fill("input[name=password]", label_studio.password)
-        page.press("input[name=password]", "Enter")
-        page.wait_for_url(lambda url: "login" not in url)
-        yield page
-        browser.close()
+from tests.with_label_studio.conftest import ARTIFACTS, Fleet, Project, wait_for
 
 
 def reddish(screenshot: Path) -> float:
@@ -44,7 +22,6 @@ def reddish(screenshot: Path) -> float:
 def test_an_annotator_opens_a_task_and_the_mask_is_on_the_image(
     fleet: Fleet, project: Project, page: Page, label_studio: LabelStudioServer, tmp_path: Path
 ):
-    ARTIFACTS.mkdir(exist_ok=True)
     write_samples(tmp_path / "scenes", 1, 512, 2_000_000_003)
     [png] = (tmp_path / "scenes").glob("scene-*.png")
     grey = tmp_path / "grey.png"
