@@ -15,6 +15,7 @@ from rsrefseg.attention import PromptAttention
 from rsrefseg.encoders import build_encoders
 from rsrefseg.features import NOT_A_POINT, ImageFeatures, PointPrompts, TextFeatures, of_each
 from rsrefseg.lora import merge
+from rsrefseg.places import alike, cells_in_box
 from rsrefseg.position import fourier_of, fourier_position
 from rsrefseg.presets import Preset, SharedTrunk
 from rsrefseg.prompter import Prompter
@@ -121,7 +122,7 @@ class RSRefSeg(nn.Module):
 
         Args:
             image: Features of b images.
-            text: Features of n expressions; None where nothing is said, and SAM draws what is pointed at.
+            text: Features of n expressions; None where nothing is said, and what is pointed at is drawn.
             image_index: (n,) int64, which image each mask is about.
             at_once: Most masks to draw at a time; None for all.
             pointed: Where a person pointed for each of the n; None where nowhere.
@@ -132,11 +133,14 @@ class RSRefSeg(nn.Module):
         frequencies = self.frequencies
         sam = of_each(image.sam, image_index)  # (n, d, S/16, S/16)
         h, w = sam.shape[2:]
+        if text is None and pointed is not None and isinstance(self.preset.image, SharedTrunk):
+            text = alike(image.clip, image_index, pointed)  # SAM learnt from a billion masks to do without
         if text is None:
             sparse = sam.new_zeros(len(image_index), 0, sam.shape[1])
             activation = sam.new_zeros(len(image_index), *image.clip.shape[2:])
         else:
-            sparse, activation = self.prompter(image.clip, text, image_index, frequencies)
+            searched = None if pointed is None else cells_in_box(pointed, (image.clip.shape[2], image.clip.shape[3]))
+            sparse, activation = self.prompter(image.clip, text, image_index, frequencies, searched)
         if pointed is not None:
             sparse = torch.cat([sparse, self._places(pointed).to(sparse.dtype)], dim=1)  # (n, k, d)
         position = fourier_position(frequencies, (h, w))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -252,7 +252,9 @@ class Predictor:
             decoded = self._decoded(embedding, [token_ids[i] for i in some], [pointings[i] for i in some])
             for i, logits, predicted_iou in zip(some, decoded.low_res_logits, decoded.predicted_iou, strict=True):
                 sure = float(predicted_iou.clamp(0, 1))
-                found[i] = self._segment(expressions[i], logits, sure, embedding.size_hw)
+                segment = self._segment(expressions[i], logits, sure, embedding.size_hw)
+                pointing = pointings[i]
+                found[i] = replace(segment, mask=pointing.narrow(segment.mask)) if pointing else segment
         return [found[i] for i in range(len(expressions))]
 
     def _decoded(

@@ -13,6 +13,9 @@ from rsrefseg.fusion import Fusion
 from rsrefseg.position import fourier_position
 from rsrefseg.presets import CellFusion
 
+NOWHERE = -8.0
+"""The logit of cells that are not searched, at most."""
+
 
 class Prompts(NamedTuple):
     """What n expressions tell the mask decoder."""
@@ -124,7 +127,14 @@ class Prompter(nn.Module):
         matched = self.logit(torch.einsum("nchw,nc->nhw", cells, whole))  # (n, g, g)
         return matched if self.fusion is None else matched + self.fusion(clip, pooled, image_index, matched)
 
-    def forward(self, clip: Tensor, text: TextFeatures, image_index: Tensor, frequencies: Tensor) -> Prompts:
+    def forward(
+        self,
+        clip: Tensor,
+        text: TextFeatures,
+        image_index: Tensor,
+        frequencies: Tensor,
+        searched: Tensor | None = None,
+    ) -> Prompts:
         """Find the prompts.
 
         Upstream puts [local, global, v] through a 1 x 1 convolution for each expression. Local and global are v times
@@ -135,6 +145,7 @@ class Prompter(nn.Module):
             text: Features of n expressions.
             image_index: (n,) int64, which image each expression is about.
             frequencies: (2, d / 2), SAM's position matrix.
+            searched: (n, g, g) bool, the cells in which anything may be found; None for all.
 
         Returns:
             k = ceil(g / 4) squared sparse prompts and the activation.
@@ -146,6 +157,8 @@ class Prompter(nn.Module):
         valid = text.valid.to(likely.dtype)  # (n, t)
         mean = torch.einsum("nthw,nt->nhw", likely, valid / valid.sum(1, keepdim=True))  # (n, g, g)
         activation = self.find(clip, text.pooled, image_index)  # (n, g, g)
+        if searched is not None:
+            activation = activation.where(searched, activation.clamp(max=NOWHERE))
         down = self.prompter_down_channel
         weight = torch.cat(down.conv.weight.chunk(3, dim=1))  # (3 * d, c, 1, 1)
         maps = of_each(functional.conv2d(clip.to(weight.dtype), weight), image_index)  # (n, 3 * d, g, g)

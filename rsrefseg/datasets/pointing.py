@@ -13,7 +13,7 @@ from rsrefseg.features import BOTTOM_RIGHT, INSIDE, NOT_A_POINT, OUTSIDE, TOP_LE
 POINTS = 3
 """Most points of one pointing: a box and a point, or some points."""
 
-SILENT = 0.65
+SILENT = 0.5
 """How often nobody points at anything."""
 
 WORDLESS = 0.4

@@ -94,3 +94,54 @@ def test_an_annotator_types_words_accepts_the_mask_and_submits(
     assert [region["value"]["brushlabels"] for region in regions] == [["track"]]
     assert [region["meta"]["text"] for region in regions] == [["the running track"]]
     assert iou(drawn(regions), track) > 0.5
+
+
+def test_a_box_drawn_with_a_smart_tool_narrows_the_words_and_needs_none(
+    editor: Project, page: Page, label_studio: LabelStudioServer
+) -> None:
+    scene = scene_with("storage tank", 3, 6)
+    tanks = masks_of(scene, "storage tank")
+    largest = max(tanks, key=np.sum)
+    rows, columns = np.nonzero(largest)
+    [task] = editor.add({"image": editor.upload("scene.png", png(scene.image))})
+    answers: list[list[dict[str, Any]]] = []
+    page.on(
+        "response",
+        lambda answer: answers.append(answer.json()["data"]["result"]) if "interactive" in answer.url else None,
+    )
+    page.goto(f"{label_studio.url}/projects/{editor.id}/data?task={task}")
+    page.wait_for_selector("canvas")
+    page.wait_for_timeout(1000)
+    canvas = page.locator("canvas").first.bounding_box()
+    assert canvas is not None
+
+    def draw_box() -> np.ndarray:
+        before = len(answers)
+        page.locator(".lsf-label").last.click()
+        page.locator(".lsf-tool_smart").first.click()
+        left, top, right, bottom = columns.min() - 4, rows.min() - 4, columns.max() + 4, rows.max() + 4
+        page.mouse.move(canvas["x"] + left / 512 * canvas["width"], canvas["y"] + top / 512 * canvas["height"])
+        page.mouse.down()
+        page.mouse.move(canvas["x"] + right / 512 * canvas["width"], canvas["y"] + bottom / 512 * canvas["height"])
+        page.mouse.up()
+        for _ in range(600):
+            if len(answers) > before:
+                break
+            page.wait_for_timeout(100)
+        page.get_by_test_id("bottombar-reject-suggestions-button").click()
+        return drawn(answers[-1])
+
+    page.get_by_text("Auto-Annotation").first.click()
+    silent = draw_box()
+    assert iou(silent, largest) > 0.5
+
+    text = page.locator("textarea").first
+    text.fill("all storage tanks")
+    text.press("Shift+Enter")
+    page.get_by_test_id("bottombar-accept-suggestions-button").click(timeout=60_000)
+    everywhere = drawn(answers[-1])
+    assert sum((everywhere & tank).any() for tank in tanks) > 1
+    narrowed = draw_box()
+    page.screenshot(path=ARTIFACTS / "smart-box.png")
+    assert iou(narrowed, largest) > 0.5
+    assert sum((narrowed & tank).sum() > tank.sum() / 2 for tank in tanks) == 1

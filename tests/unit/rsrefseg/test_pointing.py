@@ -6,6 +6,8 @@ from rsrefseg.datasets.pointing import POINTS, point_at
 from rsrefseg.errors import BadPointing
 from rsrefseg.expressions import Referral
 from rsrefseg.features import BOTTOM_RIGHT, INSIDE, NOT_A_POINT, OUTSIDE, TOP_LEFT
+from rsrefseg.model import RSRefSeg
+from rsrefseg.places import cells_in_box, cells_meant
 from rsrefseg.pointing import Pointing
 from rsrefseg.predictor import point_prompts
 
@@ -28,14 +30,19 @@ def test_a_pointing_that_points_nowhere_is_refused(fields, named):
 
 
 @pytest.mark.parametrize("pointing", [CLICK, BOX, Pointing(((0.25, 0.5), (0.5, 0.5)), ((0.75, 0.25),))])
-def test_without_words_the_mask_is_sams_own(model, pointing, small):
-    image = torch.rand(1, 3, small.image_size, small.image_size, generator=torch.Generator().manual_seed(1))
+def test_without_words_published_models_draw_sams_own_mask(small_b, pointing):
+    torch.manual_seed(0)
+    model = RSRefSeg(small_b).eval()
+    with torch.no_grad():  # as in SAM, which has one position matrix
+        model.image_encoder.frequencies.copy_(model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
+    size = small_b.image_size
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
     features = model.encode_image(image)
     ours = model.decode(features, None, torch.tensor([0]), pointed=point_prompts([pointing], torch.device("cpu")))
     places = [*pointing.inside, *pointing.outside]
     labels = [1] * len(pointing.inside) + [0] * len(pointing.outside)
-    pixels = torch.tensor([places]) * small.image_size - 0.5  # SAM counts pixels and looks at their middles
-    box = torch.tensor([pointing.box_xyxy or (0.0,) * 4]) * small.image_size - 0.5
+    pixels = torch.tensor([places]) * size - 0.5  # SAM counts pixels and looks at their middles
+    box = torch.tensor([pointing.box_xyxy or (0.0,) * 4]) * size - 0.5
     sparse, dense = model.prompt_encoder(
         points=(pixels, torch.tensor([labels])) if places else None,
         boxes=box if pointing.box_xyxy else None,
@@ -95,3 +102,45 @@ def test_nobody_points_at_what_is_not_there(things):
     gesture = point_at(things, Referral("the lake", (), "absent", ()), (100, 100), np.random.default_rng(0))
     assert set(gesture.kinds) == {NOT_A_POINT}
     assert not gesture.mask.any()
+
+
+def grid_of(cells):
+    return ["".join("#" if cell else "." for cell in row) for row in cells.tolist()]
+
+
+def test_a_box_searches_the_cells_it_touches_and_a_point_speaks_for_the_one_it_hits():
+    box = point_prompts([Pointing(box_xyxy=(0.3, 0.5, 0.6, 0.74))], torch.device("cpu"))
+    assert grid_of(cells_in_box(box, (4, 4))[0]) == ["....", "....", ".##.", "...."]
+    assert (cells_meant(box, (4, 4)) == cells_in_box(box, (4, 4))).all()
+    point = point_prompts([Pointing(inside=((1.0, 0.5),), outside=((0.0, 0.0),))], torch.device("cpu"))
+    assert grid_of(cells_meant(point, (4, 4))[0]) == ["....", "....", "...#", "...."]
+    assert cells_in_box(point, (4, 4)).all()
+
+
+def test_a_model_taught_from_nothing_looks_for_what_is_like_the_place(model, predictor, image):
+    inside, elsewhere = (predictor.segment(image, [""], [Pointing(((x, 0.5),))])[0] for x in (0.2, 0.8))
+    assert inside.predicted_iou != elsewhere.predicted_iou
+
+
+MASK = np.zeros((100, 100), bool)
+MASK[10:30, 10:30] = MASK[10:30, 60:80] = MASK[60:90, 10:30] = True
+
+
+@pytest.mark.parametrize(
+    ("pointing", "kept"),
+    [
+        (Pointing(inside=((0.2, 0.2),)), [(10, 10)]),
+        (Pointing(inside=((0.45, 0.2),)), [(10, 60)]),
+        (Pointing(inside=((0.2, 0.2), (0.7, 0.2))), [(10, 10), (10, 60)]),
+        (Pointing(outside=((0.2, 0.2),)), [(10, 60), (60, 10)]),
+        (Pointing(outside=((0.5, 0.5),)), [(10, 10), (10, 60), (60, 10)]),
+        (Pointing(box_xyxy=(0.05, 0.05, 0.9, 0.4)), [(10, 10), (10, 60)]),
+        (Pointing(inside=((0.7, 0.2),), box_xyxy=(0.05, 0.05, 0.9, 0.4)), [(10, 60)]),
+        (Pointing(box_xyxy=(0.35, 0.05, 0.5, 0.4)), []),
+    ],
+)
+def test_of_a_mask_remains_what_the_gesture_means(pointing, kept):
+    narrowed = pointing.narrow(MASK)
+    assert not (narrowed & ~MASK).any()
+    assert [(y, x) for y, x in ((10, 10), (10, 60), (60, 10)) if narrowed[y, x]] == kept
+    assert MASK.sum() == 1400, "the mask itself is not changed"
