@@ -5,6 +5,7 @@ BackendError
     Malformed             the request is not even JSON: 400
     UnusableConfig        the labeling config lacks a tag that we need
     Unaskable             a task lacks what makes a question: image or expression
+  Unauthorised            the caller did not show who they are
   Unavailable             wait and retry
     LabelStudioAway       refused, timed out, or answered that it cannot answer now
     TaskBusy              another delivery is at the same task
@@ -61,6 +62,19 @@ class Unaskable(BadRequest):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, field="tasks")
+
+
+class Unauthorised(BackendError):
+    """The caller did not show who they are, or is somebody else.
+
+    Args:
+        reason: What to show, in a sentence.
+        scheme: How to show it: Basic or Bearer.
+    """
+
+    def __init__(self, reason: str, scheme: str) -> None:
+        super().__init__(reason)
+        self.scheme = scheme
 
 
 class Unavailable(BackendError):

@@ -6,6 +6,7 @@ included, and a webhook carries the project's secrets.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Annotated, Any, TypeVar
 
@@ -180,6 +181,7 @@ class Named(Sent):
     """Anything that has an id."""
 
     id: int
+    updated_at: str | None = None
     task: int | None = None
     """Of an annotation: the id of its task, which is there even where the task itself is not sent."""
 
@@ -192,6 +194,10 @@ def _several(value: object) -> object:
 OneOrMany = Annotated[tuple[Named, ...], BeforeValidator(_several)]
 
 
+START_TRAINING = "START_TRAINING"
+"""The one event that comes the way of /predict: with its name and password, and without the webhook's headers."""
+
+
 class Webhook(Sent):
     """POST /webhook: a wake-up; the annotations themselves are pulled later."""
 
@@ -202,6 +208,17 @@ class Webhook(Sent):
     annotations: OneOrMany = ()
     task: OneOrMany = ()
     tasks: OneOrMany = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells the event from others that are not it a second time; empty where that cannot be told."""
+        if self.project is None or self.action == START_TRAINING:
+            return ""  # Whoever wishes for a training again means another one.
+        about = self.annotation + self.annotations + self.task + self.tasks or (self.project,)
+        if self.action.endswith("_UPDATED") and about[0].updated_at is None:
+            return ""
+        what = [self.action, self.project.id, *((one.id, one.updated_at) for one in about)]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     @property
     def annotation_ids(self) -> tuple[int, ...]:

@@ -12,12 +12,13 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from ml_backend import access
 from ml_backend.body import TaskFile, reading
-from ml_backend.errors import BadRequest, Malformed, Unaskable
+from ml_backend.errors import BadRequest, Malformed, Unaskable, Unauthorised
 from ml_backend.gesture import Gesture, read_gesture
 from ml_backend.intake import check_room, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
-from ml_backend.protocol import Context, PredictRequest, SetupRequest, Task, Webhook, read_as
+from ml_backend.protocol import START_TRAINING, Context, PredictRequest, SetupRequest, Task, Webhook, read_as
 from ml_backend.translate import answer_to_prediction, task_to_job
 from workers.contract import Answer, PredictJob
 from workers.queue import Event, JobQueue, QueueFull, RedisAway
@@ -43,7 +44,7 @@ KEPT_EVENTS = frozenset({
     "ANNOTATIONS_CREATED",
     "ANNOTATIONS_DELETED",
     "PROJECT_UPDATED",
-    "START_TRAINING",
+    START_TRAINING,
     "TASKS_CREATED",
     "TASKS_DELETED",
 })
@@ -63,11 +64,13 @@ def create_app(settings: Settings, queue: JobQueue) -> Flask:
     routes = Routes(settings, queue)
     app = Flask("rsrefseg-backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
+    app.before_request(routes.check_caller)
     app.add_url_rule("/health", view_func=routes.health, methods=["GET"])
     app.add_url_rule("/setup", view_func=routes.setup, methods=["POST"])
     app.add_url_rule("/predict", view_func=routes.predict, methods=["POST"])
     app.add_url_rule("/webhook", view_func=routes.webhook, methods=["POST"])
     app.add_url_rule("/versions", view_func=routes.versions, methods=["GET"])
+    app.register_error_handler(Unauthorised, _unauthorised)
     app.register_error_handler(BadRequest, _bad_request)
     app.register_error_handler(QueueFull, _queue_full)
     app.register_error_handler(RedisAway, _redis_away)
@@ -88,6 +91,22 @@ class Routes:
         self.settings = settings
         self.queue = queue
         self._waiting = threading.BoundedSemaphore(max(1, settings.web_threads - FREE_THREADS))
+
+    def check_caller(self) -> None:
+        """Let nobody in who does not show the name and the password of the settings; a webhook may show its secret.
+
+        Raises:
+            Unauthorised: If they are missing or wrong.
+        """
+        header = request.headers.get("Authorization", "")
+        if request.path == "/webhook" and header.lower().startswith("bearer "):
+            return  # Whose secret it is stands in the body.
+        if not access.knows_password(self.settings, header):
+            raise Unauthorised(
+                "This backend asks for a name and a password: enter those of RSREFSEG_BASIC_USER and "
+                "RSREFSEG_BASIC_PASSWORD where Label Studio connects the model (Basic authentication).",
+                "Basic",
+            )
 
     def health(self) -> dict[str, Any]:
         """Say whether requests can be taken.
@@ -131,9 +150,10 @@ class Routes:
         """Keep what happened; Label Studio waits one second and never repeats itself, so nothing else is done here.
 
         Returns:
-            Whether the event was kept.
+            Whether the event was kept, now or when it came before.
         """
         sent = read_as(Webhook, request.get_data(cache=False))
+        self._check_event(sent)
         if sent.action not in KEPT_EVENTS or sent.project is None:
             return {"status": "ignored"}
         event = Event(
@@ -143,7 +163,7 @@ class Routes:
             task_ids=sent.task_ids,
             at=datetime.now(UTC),
         )
-        self.queue.keep_event(event)
+        self.queue.keep_event(event, sent.fingerprint)
         return {"status": "kept"}
 
     def versions(self) -> dict[str, Any]:
@@ -153,6 +173,22 @@ class Routes:
             The versions, newest first.
         """
         return {"versions": self.queue.model_versions()}
+
+    def _check_event(self, sent: Webhook) -> None:
+        header = request.headers.get("Authorization")
+        secured = bool(self.settings.basic_user)
+        if secured and access.knows_password(self.settings, header):
+            return
+        if sent.action == START_TRAINING or sent.project is None:
+            let_in = not secured  # Neither shows a secret, the one by its way, the other for want of a project.
+        else:
+            let_in = access.check(self.queue, sent.project.id, header, required=secured)
+        if not let_in:
+            raise Unauthorised(
+                "The webhook does not show its secret: `rsrefseg-backend doctor --project ID --fix` tells it to "
+                "Label Studio anew.",
+                "Bearer",
+            )
 
     def _version(self) -> dict[str, Any]:
         # Without a version the key is left out: Label Studio would store a null and then fail to save predictions.
@@ -219,6 +255,13 @@ def _say(status: int, reason: str, **facts: str) -> Response:
     line = "".join(letter if " " <= letter <= "~" else "?" for letter in reason[:REASON_LIMIT])
     response = jsonify({"error": reason, **facts})
     response.status = f"{status} {line}"
+    return response
+
+
+def _unauthorised(exc: Unauthorised) -> Response:
+    log.info("caller refused", extra={"path": request.path, "scheme": exc.scheme})
+    response = _say(401, str(exc))
+    response.headers["WWW-Authenticate"] = f'{exc.scheme} realm="rsrefseg-backend"'
     return response
 
 

@@ -20,7 +20,19 @@ EVENTS_KEPT = 100_000
 WORDS_S = 3600
 """How long words that were typed in the editor go with what is pointed at afterwards, in seconds."""
 
+SAME_EVENT_S = 3600
+"""How long an event is recognised when it comes a second time, as it does by two webhooks with two names of ours."""
+
 _VERSIONS, _EVENTS, _FIELDS = PREFIX + "model-versions", PREFIX + "events", PREFIX + "expression-fields"
+_DIGESTS = PREFIX + "webhook-digests"
+
+_KEEP_ONCE = """
+-- KEYS: what tells the event from others, the events
+-- ARGV: how long to recognise it, how many to keep, the event
+if KEYS[1] ~= '' and not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then return 0 end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'event', ARGV[3])
+return 1
+"""
 
 
 class Event(Wire):
@@ -42,6 +54,7 @@ class NoticeBoard:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
+        self._keep_once = redis.register_script(_KEEP_ONCE)
 
     @renaming_redis_errors()
     def announce(self, model_version: str, *, again: bool = False) -> None:
@@ -71,13 +84,44 @@ class NoticeBoard:
         return [as_text(version) for version in self.redis.zrevrange(_VERSIONS, 0, -1)]
 
     @renaming_redis_errors()
-    def keep_event(self, event: Event) -> None:
+    def keep_event(self, event: Event, fingerprint: str = "") -> bool:
         """Keep a webhook's event for those who pull the corrections.
 
         Args:
             event: What the webhook said.
+            fingerprint: What tells it from others; empty where one that looks the same is another.
+
+        Returns:
+            Whether it was kept now; not if it was before.
         """
-        self.redis.xadd(_EVENTS, {"event": event.model_dump_json()}, maxlen=EVENTS_KEPT, approximate=True)
+        key = f"{PREFIX}event:{fingerprint}" if fingerprint else ""
+        return bool(self._keep_once([key, _EVENTS], [SAME_EVENT_S, EVENTS_KEPT, event.model_dump_json()]))
+
+    @renaming_redis_errors()
+    def keep_webhook_digest(self, project_id: int, digest: str | None) -> None:
+        """Remember what the secret of a project's webhook looks like.
+
+        Args:
+            project_id: The project.
+            digest: The secret's SHA-256 in hexadecimal; None where there is to be no secret.
+        """
+        if digest is None:
+            self.redis.hdel(_DIGESTS, str(project_id))
+        else:
+            self.redis.hset(_DIGESTS, str(project_id), digest)
+
+    @renaming_redis_errors()
+    def webhook_digest(self, project_id: int) -> str | None:
+        """Recall what the secret of a project's webhook looks like.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            The secret's SHA-256 in hexadecimal, or None where there is no secret.
+        """
+        digest = self.redis.hget(_DIGESTS, str(project_id))
+        return None if digest is None else as_text(digest)
 
     @renaming_redis_errors()
     def keep_expression_field(self, project_id: int, field: str | None) -> None:

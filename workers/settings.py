@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     """The address that the web process listens on."""
     port: Annotated[int, Field(gt=0, lt=65536)] = 9090
     """The port that the web process listens on."""
+    basic_user: Annotated[str, Field(pattern="^[^:]*$")] = ""
+    """The name that callers of the web process must show, by HTTP Basic; without it everybody may call."""
+    basic_password: Annotated[SecretStr, Field(validate_default=True)] = SecretStr("")
+    """The password that goes with RSREFSEG_BASIC_USER; Label Studio is told both where the model is connected."""
     web_threads: Annotated[int, Field(gt=0)] = 16
     """How many requests the web process answers at once."""
     open_wait_s: Annotated[float, Field(ge=0)] = 5.0
@@ -102,6 +106,13 @@ class Settings(BaseSettings):
     @classmethod
     def _without_slash(cls, url: str) -> str:
         return url.rstrip("/")
+
+    @field_validator("basic_password")
+    @classmethod
+    def _both_or_neither(cls, password: SecretStr, info: ValidationInfo) -> SecretStr:
+        if bool(info.data.get("basic_user")) != bool(password.get_secret_value()):
+            raise ValueError("RSREFSEG_BASIC_USER and RSREFSEG_BASIC_PASSWORD go together, both or neither")
+        return password
 
     @field_validator("hung_s")
     @classmethod

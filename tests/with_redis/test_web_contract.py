@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from rq.job import Job
 from rq.results import Result
 
+from ml_backend import access
 from ml_backend.web import KEPT_EVENTS, create_app
 from tests.factories import make_answer
 from tests.unit.ml_backend.stub_queue import StubQueue
@@ -288,6 +289,62 @@ def test_a_webhook_is_kept_with_its_ids_and_nothing_else(
 def test_an_event_that_says_nothing_to_us_is_acknowledged(backstage: Backstage, body: dict[str, Any]) -> None:
     assert backstage.post("/webhook", body) == {"status": "ignored"}
     assert backstage.events() == []
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECORDED.glob("webhook_*.json")))
+def test_an_event_that_comes_twice_is_kept_once_unless_it_is_a_wish(backstage: Backstage, name: str) -> None:
+    body = recorded(name)
+    for _ in range(2):
+        assert backstage.post("/webhook", body) == {"status": "kept"}
+    assert len(backstage.events()) == (2 if body["action"] == "START_TRAINING" else 1)
+
+
+def test_a_later_change_of_the_same_annotation_is_another_event(backstage: Backstage) -> None:
+    body = recorded("webhook_annotation_updated")
+    backstage.post("/webhook", body)
+    body["annotation"]["updated_at"] = "2026-11-23T14:00:00.000001Z"
+    backstage.post("/webhook", body)
+    body["annotation"]["updated_at"] = None
+    backstage.post("/webhook", body)
+    backstage.post("/webhook", body)
+    assert len(backstage.events()) == 4
+
+
+def test_the_webhook_of_a_project_with_a_secret_must_show_it(backstage: Backstage) -> None:
+    body = recorded("webhook_annotation_created")
+    secret = access.install(backstage.queue, 3)
+    others = access.install(backstage.queue, 4)
+    for shown in (None, "", "Bearer", "Bearer ", f"Bearer {others}", secret, f"Basic {secret}", "Bearer \u00e4"):
+        headers = {} if shown is None else {"Authorization": shown}
+        refused = backstage.client.post("/webhook", json=body, headers=headers)
+        assert (refused.status_code, refused.headers["WWW-Authenticate"][:6]) == (401, "Bearer"), shown
+        assert "doctor --project ID --fix" in refused.get_json()["error"]
+    assert backstage.events() == []
+    welcome = backstage.client.post("/webhook", json=body, headers={"Authorization": f"Bearer {secret}"})
+    assert welcome.get_json() == {"status": "kept"}
+    assert len(backstage.events()) == 1
+
+
+def test_a_project_without_a_secret_and_a_wish_for_a_training_need_none(backstage: Backstage) -> None:
+    access.install(backstage.queue, 3)
+    body = recorded("webhook_annotation_created")
+    assert backstage.post("/webhook", recorded("webhook_start_training")) == {"status": "kept"}
+    assert backstage.post("/webhook", body | {"project": {"id": 5}}) == {"status": "kept"}
+    access.forget(backstage.queue, 3)
+    assert backstage.post("/webhook", body) == {"status": "kept"}
+
+
+def test_a_new_secret_ends_the_old_one_and_redis_knows_neither(backstage: Backstage) -> None:
+    body = recorded("webhook_project_updated")
+    assert not access.installed(backstage.queue, 3)
+    old, new = (access.install(backstage.queue, 3) for _ in range(2))
+    assert access.installed(backstage.queue, 3)
+    statuses = [
+        backstage.client.post("/webhook", json=body, headers={"Authorization": f"Bearer {secret}"}).status_code
+        for secret in (old, new)
+    ]
+    assert statuses == [401, 200]
+    assert new not in (backstage.queue.webhook_digest(3) or new)
 
 
 def test_every_recorded_event_is_one_that_is_kept() -> None:

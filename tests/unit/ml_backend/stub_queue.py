@@ -28,6 +28,8 @@ class StubQueue:
         self._versions: list[str] = []
         self._fields: dict[int, str | None] = {}
         self._words: dict[tuple[int, int, str], tuple[str, ...]] = {}
+        self._digests: dict[int, str | None] = {}
+        self._fingerprints: set[str] = set()
 
     def ping(self) -> None:
         if self.away:
@@ -130,6 +132,18 @@ class StubQueue:
         self.ping()
         return list(self._versions)
 
-    def keep_event(self, event: Event) -> None:
+    def keep_event(self, event: Event, fingerprint: str = "") -> bool:
         self.ping()
+        if fingerprint and fingerprint in self._fingerprints:
+            return False
+        self._fingerprints.add(fingerprint)
         self.events.append(event)
+        return True
+
+    def keep_webhook_digest(self, project_id: int, digest: str | None) -> None:
+        self.ping()
+        self._digests[project_id] = digest
+
+    def webhook_digest(self, project_id: int) -> str | None:
+        self.ping()
+        return self._digests.get(project_id)
