@@ -17,13 +17,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ml_backend.tokens import HEAD_BITS, SPAN_BITS, VALUE_BITS, Layout, Reader, heads_and_counts, token_starts
+
 CHANNELS = 4
-WORD_BITS = 8
 COUNT_BITS = (3, 4, 8, 16)
 HEADER_BITS = 32 + 5 + 4 * len(COUNT_BITS)
 LONGEST_RUN = 1 << COUNT_BITS[-1]
 OPAQUE = 128
 """Alpha from which a pixel belongs to the mask; the editor's brush leaves soft edges."""
+
+REPEAT = np.uint64(1 << 63)
+"""The highest bit of a window: set where its token repeats one value."""
 
 PIXELS_LIMIT = (2**32 - 1) // CHANNELS
 """More do not fit the format's 32-bit count of values."""
@@ -59,9 +63,9 @@ def encode(mask: np.ndarray) -> list[int]:
     sizes = np.searchsorted(np.array([8, 16, 256]), np.repeat(lengths, pieces))
 
     count_bits = np.array(COUNT_BITS)[sizes]
-    widths = 3 + count_bits + WORD_BITS
+    widths = 3 + count_bits + VALUE_BITS
     # A run has at least four equal values, so every token is a repeat.
-    codes = (((0b100 | sizes) << count_bits | (counts - 1)) << WORD_BITS) | values
+    codes = (((0b100 | sizes) << count_bits | (counts - 1)) << VALUE_BITS) | values
 
     bits = [_header_bits(flat.size * CHANNELS)]
     for start in range(0, len(codes), TOKENS_AT_ONCE):
@@ -91,6 +95,10 @@ def decode(rle: Sequence[int], size_hw: tuple[int, int]) -> np.ndarray:
     pixels = height * width
     if height < 1 or width < 1 or pixels > PIXELS_LIMIT:
         raise ValueError(f"an image of {height} x {width} pixels cannot have a brush region")
+    # No token is longer for each value than one that repeats a value once; the editor pads to whole bytes.
+    most = (HEADER_BITS + pixels * CHANNELS * (HEAD_BITS + 16 + VALUE_BITS)) // 8 + 2
+    if len(rle) > min(most, SPAN_BITS // 8):
+        raise ValueError(f"brush run lengths of {len(rle)} bytes are too long for {height} x {width} pixels")
     try:
         data = bytes(rle)
     except (TypeError, ValueError) as exc:
@@ -101,19 +109,58 @@ def decode(rle: Sequence[int], size_hw: tuple[int, int]) -> np.ndarray:
     claimed = header >> (HEADER_BITS - 32)
     if claimed != pixels * CHANNELS:
         raise ValueError(f"brush run lengths of {claimed // CHANNELS} pixels do not fit {height} x {width} pixels")
-    if (header >> 16 & 0b11111) + 1 != WORD_BITS:
+    if (header >> 16 & 0b11111) + 1 != VALUE_BITS:
         raise ValueError("brush run lengths must have values of 8 bits")
     count_bits = tuple((header >> shift & 0b1111) + 1 for shift in (12, 8, 4, 0))
 
-    counts, where, repeats = _tokens(data, claimed, count_bits)
-    # A literal token is `count` values of length one; after this line there are only repeats.
-    entries = np.where(repeats, 1, counts)
-    nth = np.arange(int(entries.sum())) - np.repeat(np.cumsum(entries) - entries, entries)
-    alphas = _bytes_at(data, np.repeat(where, entries) + nth * WORD_BITS)
-    ends = np.cumsum(np.repeat(np.where(repeats, counts, 1), entries))
-    # Alpha is every fourth value, the last of its pixel, so `end // 4` alphas lie before `end`.
-    opaque: np.ndarray = np.repeat(alphas >= OPAQUE, np.diff(ends // CHANNELS, prepend=0))
-    return opaque.reshape(height, width)
+    return _pixels(data, Layout(count_bits), pixels).reshape(height, width)
+
+
+def _pixels(data: bytes, layout: Layout, pixels: int) -> np.ndarray:
+    """Read the alpha of each pixel.
+
+    Args:
+        data: The whole stream.
+        layout: Of its tokens.
+        pixels: How many the tokens must cover.
+
+    Returns:
+        (pixels,) bool.
+
+    Raises:
+        ValueError: If the stream ends before they are covered, or the tokens cover more.
+    """
+    values = pixels * CHANNELS
+    reader = Reader(data, layout)
+    starts = token_starts(reader, HEADER_BITS)[:values]
+    windows = reader.windows(starts)
+    sizes, counts = heads_and_counts(windows, layout)
+    covered = np.cumsum(counts)
+    # What comes after the token that covers the last value is padding.
+    last = int(np.searchsorted(covered, values))
+    if last == len(starts):
+        raise ValueError(f"brush run lengths end after {covered[-1] if last else 0} of {values} values")
+    if covered[last] != values:
+        raise ValueError(f"brush run lengths cover {covered[last]} values instead of {values}")
+    if reader.after(starts[last : last + 1])[0] > reader.bits:
+        raise ValueError(f"brush run lengths end after {values - counts[last]} of {values} values")
+    starts, windows, sizes, counts, covered = (one[: last + 1] for one in (starts, windows, sizes, counts, covered))
+
+    repeats = windows >= REPEAT
+    # Alpha is every fourth value, the last of its pixel, so `covered // 4` alphas lie before the end of a token.
+    alphas = np.diff(covered // CHANNELS, prepend=0)
+    found = windows << (HEAD_BITS + sizes).astype(np.uint64) >> np.uint64(64 - VALUE_BITS)
+    if not repeats.all():
+        # Each alpha of a literal token becomes an entry of its own; after this there are only repeats.
+        entries = np.where(repeats, 1, alphas)
+        nth = np.arange(int(entries.sum())) - np.repeat(np.cumsum(entries) - entries, entries)
+        before = covered - counts
+        skipped = np.where(repeats, 0, before // CHANNELS * CHANNELS + CHANNELS - 1 - before)
+        at = starts + HEAD_BITS + sizes + skipped * VALUE_BITS
+        found = reader.bytes_at(np.repeat(at, entries) + nth * (CHANNELS * VALUE_BITS))
+        alphas = np.repeat(np.where(repeats, alphas, 1), entries)
+    opaque: np.ndarray = np.repeat(found >= OPAQUE, alphas)
+    return opaque
 
 
 def _header_bits(values: int) -> np.ndarray:
@@ -125,7 +172,7 @@ def _header_bits(values: int) -> np.ndarray:
     Returns:
         (HEADER_BITS,) uint8 of 0 and 1.
     """
-    code = values << 5 | (WORD_BITS - 1)
+    code = values << 5 | (VALUE_BITS - 1)
     for bits in COUNT_BITS:
         code = code << 4 | (bits - 1)
     return np.array([code >> place & 1 for place in reversed(range(HEADER_BITS))], dtype=np.uint8)
@@ -145,59 +192,3 @@ def _bits(codes: np.ndarray, widths: np.ndarray) -> np.ndarray:
     place_in_code = np.repeat(np.cumsum(widths), widths) - 1 - place_in_stream
     bits: np.ndarray = (np.repeat(codes, widths) >> place_in_code & 1).astype(np.uint8)
     return bits
-
-
-def _tokens(data: bytes, values: int, count_bits: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the tokens; where one begins is known only when the one before it has been read, hence the loop.
-
-    Args:
-        data: The whole stream.
-        values: How many values the tokens must cover.
-        count_bits: The four widths of a count.
-
-    Returns:
-        Per token: its count, the bit at which its first value stands, and whether it repeats that one value.
-
-    Raises:
-        ValueError: If the stream ends before the values are covered, or the tokens cover more.
-    """
-    counts: list[int] = []
-    where: list[int] = []
-    repeats: list[bool] = []
-    end = len(data) * 8
-    at, covered = HEADER_BITS, 0
-    while covered < values:
-        start = at >> 3
-        # 3 bits, at most 16 more, at most 7 to skip: four bytes always hold a token's head.
-        window = int.from_bytes(data[start : start + 4].ljust(4, b"\0"), "big") << (at & 7) & 0xFFFFFFFF
-        width = count_bits[window >> 29 & 0b11]
-        count = (window >> (29 - width) & ((1 << width) - 1)) + 1
-        repeat = bool(window >> 31)
-        at += 3 + width
-        counts.append(count)
-        where.append(at)
-        repeats.append(repeat)
-        at += WORD_BITS if repeat else WORD_BITS * count
-        covered += count
-        if at > end:
-            raise ValueError(f"brush run lengths end after {covered - count} of {values} values")
-    if covered != values:
-        raise ValueError(f"brush run lengths cover {covered} values instead of {values}")
-    return np.array(counts), np.array(where), np.array(repeats)
-
-
-def _bytes_at(data: bytes, bits: np.ndarray) -> np.ndarray:
-    """Read eight bits from each place of a stream.
-
-    Args:
-        data: The stream.
-        bits: (n,) int, where to read; at least eight bits follow each.
-
-    Returns:
-        (n,) int from 0 to 255.
-    """
-    stream = np.frombuffer(data + b"\0", dtype=np.uint8)
-    first = bits >> 3
-    pair = stream[first].astype(np.uint16) << 8 | stream[first + 1]
-    read: np.ndarray = pair >> (8 - (bits & 7)).astype(np.uint16) & 0xFF
-    return read

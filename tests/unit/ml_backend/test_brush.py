@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from label_studio_sdk.converter.brush import encode_rle, mask2rle
+from label_studio_sdk.converter.brush import decode_rle, encode_rle, mask2rle
 
 from ml_backend.brush import decode, encode
 
@@ -46,6 +46,23 @@ def literal(values: list[int]) -> list[int]:
     return [int(bits[start : start + 8], 2) for start in range(0, len(bits), 8)]
 
 
+def tokens_of(values: list[int], widths: list[int], rng: np.random.Generator) -> list[int]:
+    """Values as tokens of any kind that says the same, chosen by chance."""
+    bits = f"{len(values):032b}" + "00111" + "".join(f"{width - 1:04b}" for width in widths)
+    at = 0
+    while at < len(values):
+        which = int(rng.integers(4))
+        most = 1 << widths[which]
+        same = next((n for n in range(1, len(values) - at) if values[at + n] != values[at]), len(values) - at)
+        repeat = bool(rng.integers(2))
+        count = int(rng.integers(1, min(most, same if repeat else len(values) - at, 50) + 1))
+        bits += f"{repeat:d}{which:02b}{count - 1:0{widths[which]}b}"
+        bits += "".join(f"{value:08b}" for value in values[at : at + (1 if repeat else count)])
+        at += count
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[start : start + 8], 2) for start in range(0, len(bits), 8)]
+
+
 def test_the_known_mask_is_written_and_read_as_label_studio_does() -> None:
     assert encode(eight()) == EIGHT
     assert np.array_equal(decode(EIGHT, (8, 8)), eight())
@@ -56,6 +73,16 @@ def test_any_mask_comes_back_and_equals_the_sdk_byte_for_byte(mask: np.ndarray) 
     written = encode(mask)
     assert written == mask2rle(mask.astype(np.uint8) * 255)
     assert np.array_equal(decode(written, mask.shape), mask)
+
+
+def test_a_thousand_random_masks_equal_the_sdk_byte_for_byte_and_come_back() -> None:
+    for seed in range(1000):
+        rng = np.random.default_rng(seed)
+        size_hw = (int(rng.integers(1, 48)), int(rng.integers(1, 48)))
+        mask = np.repeat(blobs(size_hw, rng.random() ** 2, seed), rng.integers(1, 9), axis=1)
+        written = encode(mask)
+        assert written == mask2rle(mask.astype(np.uint8) * 255), seed
+        assert np.array_equal(decode(written, mask.shape), mask), seed
 
 
 @pytest.mark.parametrize(
@@ -83,6 +110,31 @@ def test_soft_edges_belong_to_the_mask_from_the_middle_on() -> None:
     assert np.array_equal(decode(soft_edges(alpha), (31, 17)), alpha >= 128)
 
 
+def test_large_soft_edges_are_read_as_the_sdk_reads_them() -> None:
+    rows, columns = np.ogrid[:120, :150]
+    far = np.hypot(rows - 60, columns - 75) * 3 + blobs((120, 150), 0.3) * 7
+    rle = soft_edges(np.clip(far, 0, 255).astype(np.uint8))
+    read = decode_rle(rle).reshape(120, 150, 4)[..., 3] >= 128
+    assert np.array_equal(decode(rle, (120, 150)), read)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 255), st.integers(1, 40)), min_size=1, max_size=60),
+    st.lists(st.integers(1, 16), min_size=4, max_size=4),
+    st.integers(0, 2**32 - 1),
+)
+def test_other_widths_of_counts_and_literals_between_repeats_are_read(
+    runs: list[tuple[int, int]], widths: list[int], seed: int
+) -> None:
+    values = [value for value, count in runs for _ in range(count)]
+    values += [0] * (-len(values) % 4)
+    rle = tokens_of(values, widths, np.random.default_rng(seed))
+    pixels = len(values) // 4
+    assert np.array_equal(decode(rle, (1, pixels))[0], np.array(values[3::4]) >= 128)
+    if widths == [3, 4, 8, 16]:
+        assert np.array_equal(decode_rle(rle), values)
+
+
 def test_single_values_are_read_as_well_as_runs() -> None:
     alpha = np.random.default_rng(2).integers(0, 256, (13, 11))
     values = [value for one in alpha.flat for value in (0, 0, 0, int(one))]
@@ -100,9 +152,10 @@ def test_single_values_are_read_as_well_as_runs() -> None:
         ([*EIGHT[:-2], 999, 0], "from 0 to 255"),
         ([*EIGHT[:-2], -1, 0], "from 0 to 255"),
         (["a"], "from 0 to 255"),
+        (EIGHT + [0] * 2000, "too long"),
         ([*EIGHT[:7], 127, 255, 255, 0, 0, 0, 0, 0, 0], "cover"),
     ],
-    ids=["nothing", "no header", "truncated", "claims 4 GiB", "word size", "999", "-1", "text", "too many"],
+    ids=["nothing", "no header", "truncated", "claims 4 GiB", "word size", "999", "-1", "text", "too long", "too many"],
 )
 def test_what_is_not_a_mask_of_the_image_is_refused(rle: list[int], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
@@ -124,6 +177,8 @@ def test_a_claim_of_gigabytes_takes_no_memory() -> None:
         decode(claim, size_hw)
     with pytest.raises(ValueError, match="do not fit"):
         decode(claim, (8, 8))
+    with pytest.raises(ValueError, match="too long"):
+        decode(range(10**9), (8, 8))
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
     tracemalloc.stop()
 
