@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
-import ipaddress
-import socket
 import struct
 import time
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from urllib.parse import quote, unquote_to_bytes
 
@@ -29,13 +28,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from rsrefseg.pictures import to_rgb
 from workers.errors import ImageAway, ImageBroken, ImageRefused
 from workers.failures import shown
+from workers.image_cache import ImageCache, Kept, Validators
+from workers.image_network import QUIET_S, HostPrivate, HostUnknown, deadline, open_client, public_addresses
 from workers.settings import Settings
 
 REDIRECTS = 5
 """How often one image may be somewhere else."""
 
-QUIET_S = 10.0
-"""Longest silence of a host before it counts as away, in seconds."""
+PIECE = 1 << 20
+"""Most that is unpacked at once, in bytes."""
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "PPM")
 """What is decoded; Pillow's other formats are too rarely used for the trust they need."""
@@ -67,7 +68,10 @@ class ImageFetcher:
 
     def __init__(self, settings: Settings, transport: httpx.BaseTransport | None = None) -> None:
         self._settings = settings
-        self._client = httpx.Client(timeout=min(QUIET_S, settings.image_timeout_s), transport=transport)
+        timeout_s = min(QUIET_S, settings.image_timeout_s)
+        self._anywhere = open_client(timeout_s, public_only=False, transport=transport)
+        self._public = open_client(timeout_s, public_only=True, transport=transport)
+        self._cache = ImageCache(settings.data / "cache" / "images", settings.image_cache_bytes)
         self._tokens: TokensClientExt | None = None
 
     def fetch(self, uri: str, task_id: int) -> NDArray[np.uint8]:
@@ -96,8 +100,7 @@ class ImageFetcher:
         if scheme in _CLOUDS:
             wrapped = quote(base64.urlsafe_b64encode(uri.encode()))
             url = f"{self._settings.label_studio_url}/tasks/{task_id}/resolve/?fileuri={wrapped}"
-            # An administrator set up that storage, so it may be on a private network.
-            return self._download(url, uri, everywhere=True)
+            return self._download(url, uri, cloud=True)
         if scheme in ("http", "https"):
             return self._download(uri, uri)
         if uri.startswith("/"):
@@ -106,54 +109,102 @@ class ImageFetcher:
 
     def _read_inline(self, uri: str) -> bytes:
         head, comma, body = uri.partition(",")
+        limit = self._settings.image_bytes_limit
+        if len(body) > limit * 4:  # Three letters for each byte, at most, and some white space.
+            raise ImageRefused(f"The data URI in the task is larger than {limit} bytes (RSREFSEG_IMAGE_BYTES_LIMIT).")
+        content = unquote_to_bytes(body)
         try:
-            content = base64.b64decode(body, validate=True) if head.endswith(";base64") else unquote_to_bytes(body)
+            if head.lower().endswith(";base64"):
+                # As browsers read it: white space may be anywhere, and the padding may be missing.
+                letters = b"".join(content.split()).rstrip(b"=")
+                content = base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
         except binascii.Error:
             comma = ""
         if not comma:
             raise ImageRefused("The data URI in the task is not well-formed.")
+        if len(content) > limit:
+            raise ImageRefused(f"The data URI in the task is larger than {limit} bytes (RSREFSEG_IMAGE_BYTES_LIMIT).")
         return content
 
-    def _download(self, url: str, uri: str, *, everywhere: bool = False) -> bytes:
-        deadline = time.monotonic() + self._settings.image_timeout_s
-        home = httpx.URL(self._settings.label_studio_url)
-        at_home = True
-        for _ in range(REDIRECTS + 1):
-            address = _parse(url, uri)
-            # Once away from Label Studio there is no way back: a stranger's redirect must not spend the token.
-            at_home = at_home and _origin(address) == _origin(home)
-            if not at_home and not everywhere:
-                self._check_host(address.host, uri)
-            with self._asking(address, uri, self._authorisation() if at_home else {}) as response:
-                if not response.has_redirect_location:
-                    self._check_status(response, uri, at_home=at_home)
-                    return self._drain(response, uri, deadline)
-                url = str(response.url.join(response.headers["location"]))
+    def _download(self, url: str, uri: str, *, cloud: bool = False) -> bytes:
+        home = _origin(httpx.URL(self._settings.label_studio_url))
+        name = f"{self._settings.label_studio_url} {uri}"
+        with deadline(self._settings.image_timeout_s) as end, self._cache.find(name) as found:
+            kept: Kept | None = found
+            at_home, trusted = True, None
+            for _ in range(REDIRECTS + 1):
+                address = _parse(url, uri)
+                origin = _origin(address)
+                if cloud and at_home:
+                    # An administrator set up that storage, so it may be on a private network; what it leads to may not.
+                    trusted = origin
+                # Once away from Label Studio there is no way back: a stranger's redirect must not spend the token.
+                at_home = at_home and origin == home
+                client = self._anywhere if at_home or origin == trusted else self._client_for(address.host, uri)
+                place = _place(address, with_query=at_home or not cloud)
+                asked_if_changed = kept.validators.conditions(place) if kept else {}
+                with self._asking(client, address, uri, asked_if_changed, at_home=at_home) as response:
+                    if response.status_code == httpx.codes.NOT_MODIFIED and kept and asked_if_changed:
+                        content = kept.content()
+                        if content is not None:
+                            return content
+                        kept = None  # The disk has lost it; ask once more, for all of it.
+                        continue
+                    if not response.has_redirect_location:
+                        self._check_status(response, uri, at_home=at_home)
+                        content = self._drain(response, uri, end)
+                        validators = Validators.read(place, response.headers)
+                        if (
+                            response.status_code == httpx.codes.OK
+                            and validators
+                            and not (kept and kept.validators == validators)
+                        ):
+                            self._cache.keep(name, validators, content)
+                        return content
+                    url = str(response.url.join(response.headers["location"]))
         raise ImageRefused(f"{shown(uri)} is redirected more than {REDIRECTS} times.")
 
     @contextmanager
-    def _asking(self, address: httpx.URL, uri: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+    def _asking(
+        self, client: httpx.Client, address: httpx.URL, uri: str, headers: Mapping[str, str], *, at_home: bool
+    ) -> Iterator[httpx.Response]:
         try:
-            with self._client.stream("GET", address, headers=headers) as response:
+            with ExitStack() as stack:
+                for fresh in (False, True):
+                    shown_key = self._authorisation(fresh=fresh) if at_home else {}
+                    # Not compressed: the limits are on what is received.
+                    asked = {"Accept-Encoding": "identity", **headers, **shown_key}
+                    response = stack.enter_context(client.stream("GET", address, headers=asked))
+                    if response.status_code != httpx.codes.UNAUTHORIZED or "Bearer" not in shown_key.get(
+                        "Authorization", ""
+                    ):
+                        break
                 yield response
         except httpx.InvalidURL as exc:
             raise ImageRefused(f"{shown(uri)} leads to an address that will not do.") from exc
+        except (HostUnknown, HostPrivate) as exc:
+            raise _unreachable(exc, address.host, uri) from exc
         except httpx.HTTPError as exc:
             # Only the kind of error: its text may hold a presigned URL.
             raise ImageAway(f"{address.host} does not answer for {shown(uri)} ({type(exc).__name__}).") from exc
 
-    def _check_host(self, host: str, uri: str) -> None:
-        if host in self._settings.image_hosts:
-            return
-        try:
-            addresses = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
-        except (OSError, UnicodeError) as exc:
-            raise ImageAway(f"The host {host} of {shown(uri)} cannot be found.") from exc
-        if not all(ipaddress.ip_address(address).is_global for address in addresses):
+    def _client_for(self, host: str, uri: str) -> httpx.Client:
+        if any(
+            host == named or (named[:2] == "*." and host.endswith(named[1:])) for named in self._settings.image_hosts
+        ):
+            return self._anywhere
+        if self._settings.image_hosts_only:
             raise ImageRefused(
-                f"{shown(uri)} is on a private network; an administrator may add {host} to RSREFSEG_IMAGE_HOSTS.",
+                f"{shown(uri)} is on {host}; an administrator may add it to RSREFSEG_IMAGE_HOSTS, "
+                "from which alone images may come.",
                 "ours",
             )
+        try:
+            # Looked at again by the client as it connects, whatever the name means by then.
+            public_addresses(host)
+        except (HostUnknown, HostPrivate) as exc:
+            raise _unreachable(exc, host, uri) from exc
+        return self._public
 
     def _check_status(self, response: httpx.Response, uri: str, *, at_home: bool) -> None:
         code = response.status_code
@@ -171,31 +222,39 @@ class ImageFetcher:
             raise ImageRefused(f"{who} has no {shown(uri)}{hint}.")
         raise ImageRefused(f"{who} does not give {shown(uri)} ({code}).")
 
-    def _drain(self, response: httpx.Response, uri: str, deadline: float) -> bytes:
+    def _drain(self, response: httpx.Response, uri: str, end: float) -> bytes:
         content = bytearray()
         limit = self._settings.image_bytes_limit
-        if int(response.headers.get("content-length") or 0) > limit:
-            raise ImageRefused(f"{shown(uri)} is larger than {limit} bytes (RSREFSEG_IMAGE_BYTES_LIMIT).")
-        for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) > limit:
-                raise ImageRefused(f"{shown(uri)} is larger than {limit} bytes (RSREFSEG_IMAGE_BYTES_LIMIT).")
-            if time.monotonic() > deadline:
-                raise ImageAway(
-                    f"{shown(uri)} takes longer than {self._settings.image_timeout_s:g} s (RSREFSEG_IMAGE_TIMEOUT_S)."
-                )
+        too_large = ImageRefused(f"{shown(uri)} is larger than {limit} bytes (RSREFSEG_IMAGE_BYTES_LIMIT).")
+        length = response.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise too_large
+        try:
+            for chunk in inflated(response):
+                content += chunk
+                if len(content) > limit:
+                    raise too_large
+                if time.monotonic() > end:
+                    raise ImageAway(
+                        f"{shown(uri)} takes longer than {self._settings.image_timeout_s:g} s "
+                        "(RSREFSEG_IMAGE_TIMEOUT_S)."
+                    )
+        except zlib.error as exc:
+            raise ImageRefused(f"{shown(uri)} is sent in a compression that cannot be read.") from exc
         return bytes(content)
 
-    def _authorisation(self) -> dict[str, str]:
+    def _authorisation(self, *, fresh: bool = False) -> dict[str, str]:
         key = self._settings.label_studio_api_key.get_secret_value()
         if not key:
             return {}
+        if fresh:
+            self._tokens = None  # By the clock of Label Studio it may be over before it is by ours.
         try:
             # The SDK's own exchange of a personal token for one of five minutes; a legacy token it hands back.
             self._tokens = self._tokens or TokensClientExt(
                 base_url=f"{self._settings.label_studio_url}/",
                 api_key=key,
-                client_wrapper=SimpleNamespace(httpx_client=SimpleNamespace(httpx_client=self._client)),
+                client_wrapper=SimpleNamespace(httpx_client=SimpleNamespace(httpx_client=self._anywhere)),
             )
             token = self._tokens.api_key
         except ApiError as exc:
@@ -240,6 +299,45 @@ def decode(content: bytes, pixels_limit: int) -> NDArray[np.uint8]:
     except _MALFORMED as exc:
         raise ImageRefused("is a broken image file.") from exc
     raise ImageRefused(f"has more than {pixels_limit} pixels (RSREFSEG_IMAGE_PIXELS_LIMIT).")
+
+
+def inflated(response: httpx.Response) -> Iterator[bytes]:
+    """Undo the compression that nobody asked for, a piece at a time, however much comes out of it.
+
+    Args:
+        response: The answer as it comes.
+
+    Yields:
+        At most `PIECE` bytes each.
+
+    Raises:
+        zlib.error: If it is of another kind, or broken.
+    """
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        yield from response.iter_bytes()
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise zlib.error("unknown encoding")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # Tells gzip from zlib by itself.
+    for chunk in response.iter_raw():
+        while chunk and not unpacker.eof:
+            yield unpacker.decompress(chunk, PIECE)
+            chunk = unpacker.unconsumed_tail
+
+
+def _unreachable(exc: HostUnknown | HostPrivate, host: str, uri: str) -> ImageRefused | ImageAway:
+    if isinstance(exc, HostUnknown):
+        return ImageAway(f"The host {host} of {shown(uri)} cannot be found.")
+    return ImageRefused(
+        f"{shown(uri)} is on a private network; an administrator may add {host} to RSREFSEG_IMAGE_HOSTS.", "ours"
+    )
+
+
+def _place(address: httpx.URL, *, with_query: bool) -> str:
+    # A presigned address has another signature each time. Hashed, since what is in an address may be a secret.
+    where = address.copy_with(fragment=None) if with_query else address.copy_with(query=None, fragment=None)
+    return hashlib.sha256(str(where).encode()).hexdigest()
 
 
 def _parse(url: str, uri: str) -> httpx.URL:

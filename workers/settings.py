@@ -92,7 +92,11 @@ class Settings(BaseSettings):
     image_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Longest that fetching one image may take in all, in seconds."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts on private networks that images may come from, with commas between; Label Studio's own always may."""
+    """Hosts on private networks that images may come from, with commas between; *.lan means all within lan."""
+    image_hosts_only: bool = False
+    """Whether images come from those hosts alone; Label Studio and its cloud storages are allowed in any case."""
+    image_cache_bytes: Annotated[int, Field(ge=0)] = 1024**3
+    """Most disk space under RSREFSEG_DATA for image files that are asked for again, in bytes; 0 for none."""
 
     hung_s: Annotated[float, Field(validate_default=True)] = 120.0
     """How long a worker may be silent over a job before it is killed, in seconds; longer than any one step may take."""

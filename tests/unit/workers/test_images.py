@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import jwt
@@ -27,7 +30,7 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 
 def fetcher(answer: Answer, **settings: Any) -> ImageFetcher:
-    fields = {"label_studio_url": LABEL_STUDIO, "label_studio_api_key": TOKEN, **settings}
+    fields = {"label_studio_url": LABEL_STUDIO, "label_studio_api_key": TOKEN, "image_cache_bytes": 0, **settings}
     return ImageFetcher(Settings(**fields), httpx.MockTransport(answer))
 
 
@@ -116,6 +119,35 @@ def test_a_personal_access_token_is_exchanged_once_for_many_images() -> None:
     assert asked == ["/api/token/refresh/", "/a.png", "/b.png"]
 
 
+@pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # label-studio-sdk 2.1.2
+@pytest.mark.parametrize("clock", ["ours", "label studio's"])
+def test_a_fetcher_that_outlives_its_access_token_gets_another(clock: str) -> None:
+    def sign(kind: str, seconds: float) -> str:
+        return jwt.encode({"token_type": kind, "exp": time.time() + seconds, "n": len(given)}, "k" * 32)
+
+    given: list[str] = []
+    refused: list[str] = []
+    personal = sign("refresh", 60_000)
+
+    def label_studio(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/token/refresh/":
+            given.append(sign("access", 0.3 if clock == "ours" else 300))
+            return httpx.Response(200, json={"access": given[-1]})
+        token = request.headers["Authorization"].removeprefix("Bearer ")
+        if token != given[-1] or (clock != "ours" and token == given[0] and request.url.path != "/1.png"):
+            refused.append(token)
+            return httpx.Response(401)
+        return httpx.Response(200, content=PNG)
+
+    images = fetcher(label_studio, label_studio_api_key=personal)
+    images.fetch("/1.png", 7)
+    time.sleep(0.35)
+    images.fetch("/2.png", 7)
+    images.fetch("/3.png", 7) if clock != "ours" else None
+    assert len(given) == 2
+    assert len(refused) == (0 if clock == "ours" else 1), "where only Label Studio's clock says so, it says it once"
+
+
 @pytest.mark.parametrize("status", [401, 500])
 def test_a_personal_access_token_that_is_not_exchanged_is_told_apart(status: int) -> None:
     personal = jwt.encode({"exp": int(time.time()) + 60}, "k" * 32)
@@ -128,6 +160,21 @@ def test_a_personal_access_token_that_is_not_exchanged_is_told_apart(status: int
 
 def test_an_image_may_be_inside_the_task() -> None:
     assert fetcher(Net()).fetch(make_image_uri(), 7).shape == (6, 8, 3)
+
+
+def test_an_image_inside_the_task_is_read_as_browsers_read_it() -> None:
+    head, _, letters = make_image_uri().partition(",")
+    loose = [letters.rstrip("="), letters.replace("+", "%2B").replace("=", "%3D"), f" {letters[:20]}\n\t{letters[20:]}"]
+    for spelling in loose:
+        assert fetcher(Net()).fetch(f"{head},{spelling}", 7).shape == (6, 8, 3)
+    assert fetcher(Net()).fetch("data:image/png," + quote(PNG), 7).shape == (6, 8, 3)
+
+
+def test_an_image_inside_the_task_has_the_same_limit() -> None:
+    with pytest.raises(ImageRefused, match=r"larger than 50 bytes \(RSREFSEG_IMAGE_BYTES_LIMIT"):
+        fetcher(Net(), image_bytes_limit=50).fetch(make_image_uri(), 7)
+    with pytest.raises(ImageRefused, match="larger than 50 bytes"):
+        fetcher(Net(), image_bytes_limit=50).fetch("data:image/png;base64," + "A" * 1000, 7)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +212,65 @@ def test_a_redirect_to_a_private_network_is_refused() -> None:
 def test_an_administrator_may_allow_a_private_host() -> None:
     net = Net(**{"http://10.0.0.5/a.png": httpx.Response(200, content=PNG)})
     assert fetcher(net, image_hosts="10.0.0.5").fetch("http://10.0.0.5/a.png", 7).shape == (6, 8, 3)
+
+
+def test_a_private_host_may_be_allowed_with_all_in_its_domain() -> None:
+    images = fetcher(gives(httpx.Response(200, content=PNG)), image_hosts="*.localhost")
+    images.fetch("http://tiles.localhost/a.png", 7)
+    for host in ("localhost", "evillocalhost"):
+        with pytest.raises((ImageRefused, ImageAway)):
+            images.fetch(f"http://{host}/a.png", 7)
+
+
+def test_an_administrator_may_allow_named_hosts_alone() -> None:
+    wrapped = base64.urlsafe_b64encode(b"s3://bucket/a.png").decode()
+    resolve = str(httpx.URL(f"{LABEL_STUDIO}/tasks/7/resolve/", params={"fileuri": wrapped}))
+    good = httpx.Response(200, content=PNG)
+    net = Net(**{
+        f"{PUBLIC}/a.png": good,
+        f"{LABEL_STUDIO}/a.png": good,
+        "http://10.0.0.5/a.png": good,
+        "http://10.0.0.5/b.png": moved(f"{PUBLIC}/a.png"),
+        resolve: moved("http://10.0.0.6/bucket/a.png"),
+        "http://10.0.0.6/bucket/a.png": good,
+    })
+    images = fetcher(net, image_hosts="10.0.0.5", image_hosts_only=True)
+    for uri in ("/a.png", "http://10.0.0.5/a.png", "s3://bucket/a.png"):
+        assert images.fetch(uri, 7).shape == (6, 8, 3)
+    for uri in (f"{PUBLIC}/a.png", "http://10.0.0.5/b.png"):
+        with pytest.raises(
+            ImageRefused, match=r"93\.184\.216\.34; an administrator may add it to RSREFSEG_IMAGE_HOSTS"
+        ):
+            images.fetch(uri, 7)
+
+
+def test_what_a_cloud_storage_leads_to_must_be_public_again() -> None:
+    wrapped = base64.urlsafe_b64encode(b"s3://bucket/a.png").decode()
+    resolve = str(httpx.URL(f"{LABEL_STUDIO}/tasks/7/resolve/", params={"fileuri": wrapped}))
+    net = Net(**{resolve: moved("http://10.0.0.6/a.png"), "http://10.0.0.6/a.png": moved("http://10.0.0.7/a.png")})
+    with pytest.raises(ImageRefused, match=r"10\.0\.0\.7 to RSREFSEG_IMAGE_HOSTS"):
+        fetcher(net).fetch("s3://bucket/a.png", 7)
+
+
+def test_a_cloud_image_may_come_through_label_studio_itself() -> None:
+    wrapped = base64.urlsafe_b64encode(b"gs://bucket/a.png").decode()
+    resolve = str(httpx.URL(f"{LABEL_STUDIO}/tasks/7/resolve/", params={"fileuri": wrapped}))
+    net = Net(**{resolve: httpx.Response(200, content=PNG)})
+    assert fetcher(net).fetch("gs://bucket/a.png", 7).shape == (6, 8, 3)
+    assert net.shown == [(resolve, f"Token {TOKEN}")]
+
+
+def test_a_cookie_that_a_host_gives_is_not_shown_to_anybody() -> None:
+    shown: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        shown.append(request.headers.get("Cookie"))
+        return httpx.Response(200, content=PNG, headers={"Set-Cookie": "session=secret; Path=/"})
+
+    images = fetcher(answer)
+    images.fetch("/a.png", 7)
+    images.fetch("/b.png", 7)
+    assert shown == [None, None]
 
 
 # What hosts answer, and whose move it is.
@@ -256,6 +362,22 @@ def test_a_small_file_that_claims_to_be_huge_is_refused_before_it_is_decoded() -
     with pytest.raises(ImageRefused):
         decode(bytes(claims), 1_000_000)
     assert time.monotonic() - began < 0.5
+
+
+def test_a_compressed_answer_is_unpacked_no_further_than_the_limit() -> None:
+    small, bomb = gzip.compress(PNG), gzip.compress(bytes(50_000_000))
+    packed = {"Content-Encoding": "gzip"}
+    images = fetcher(gives(httpx.Response(200, headers=packed, content=iter([small[:9], small[9:]]))))
+    assert images.fetch("/a.png", 7).shape == (6, 8, 3)
+    tracemalloc.start()
+    with pytest.raises(ImageRefused, match="larger than 5000 bytes"):
+        fetcher(gives(httpx.Response(200, headers=packed, content=iter([bomb]))), image_bytes_limit=5000).fetch("/b", 7)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    for kind, content in (("br", PNG), ("gzip", PNG)):
+        answer = httpx.Response(200, headers={"Content-Encoding": kind}, content=iter([content]))
+        with pytest.raises(ImageRefused, match="compression that cannot be read"):
+            fetcher(gives(answer)).fetch("/a.png", 7)
 
 
 # Files.
