@@ -193,6 +193,9 @@ class Demo:
                 "LABEL_STUDIO_API_KEY": server.token,
                 "RSREFSEG_DATA": str(self._home),
                 "RSREFSEG_PORT": str(port),
+                # On loopback, among processes of its own, it needs no login.
+                "RSREFSEG_BASIC_USER": "",
+                "RSREFSEG_BASIC_PASSWORD": "",
             }
             if self._settings.redis_url:
                 names["REDIS_URL"] = str(self._settings.redis_url)
