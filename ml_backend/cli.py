@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import closing
 from dataclasses import asdict
@@ -83,6 +84,39 @@ def prelabel(project_id: int, limit: int | None, wait: bool, as_json: bool) -> N
                 if not ended:
                     click.echo("Stopped. The same command goes on where this one ended.", err=True)
     sys.exit(int(bool(work.tally.failed or (wait and work.tally.unaskable))))
+
+
+@main.command()
+@click.option("--project", "project_id", type=click.IntRange(1), help="Look at this project too, link by link.")
+@click.option("--fix", is_flag=True, help="Mend what can be mended, and look again.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(project_id: int | None, fix: bool, as_json: bool) -> None:
+    """Say in a line each what is right, what is wrong, and what to do; the exit code is 1 if something is wrong."""
+    from rich.console import Console
+
+    from ml_backend.doctor import visit
+
+    try:
+        right = visit(os.environ, project_id, Console(), fix=fix, as_json=as_json)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0 if right else 1)
+
+
+@main.command()
+@click.option("--project", "project_id", type=click.IntRange(1), help="The project's number.")
+@click.option("--new", "new_title", metavar="TITLE", help="Make a project of this title instead.")
+@click.option(
+    "--url", help="Where Label Studio finds the web process.  [default: RSREFSEG_PUBLIC_URL, or where it listens]"
+)
+@click.option("--title", help="What Label Studio calls the backend.  [default: RSRefSeg]")
+def connect(project_id: int | None, new_title: str | None, url: str | None, title: str | None) -> None:
+    """Wire a project to the web process: backend, webhook, its secret, sampling, a labeling config if it has none."""
+    from ml_backend.connect import run
+
+    with complaining(BackendError, WorkersError):
+        for line in run(Settings.load(), project_id, new_title, url, title):
+            click.echo(line)
 
 
 @main.command()

@@ -13,6 +13,7 @@ BackendError
     StartFailed           a command cannot start; its sentence is all that the user sees
     LabelStudioRefused    Label Studio understood and said no
       KeyRefused          to our key
+      AddressBlocked      to an address that it may not call
       NotFound            to an address or an id
       RequestRefused      to what we sent
       TaskGone            to a task that was deleted
@@ -114,6 +115,10 @@ class LabelStudioRefused(Broken):
 
 class KeyRefused(LabelStudioRefused):
     """Label Studio does not accept the key it was shown."""
+
+
+class AddressBlocked(LabelStudioRefused):
+    """Label Studio is set to call no such address."""
 
 
 class NotFound(LabelStudioRefused):

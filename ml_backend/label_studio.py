@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import httpx
 from label_studio_sdk import LabelStudio as Client
 from label_studio_sdk.core.api_error import ApiError
 
 from ml_backend.errors import (
+    AddressBlocked,
     KeyRefused,
     LabelStudioAway,
     LabelStudioRefused,
@@ -28,6 +30,15 @@ TIMEOUT_S = 60.0
 
 AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same call may succeed."""
+
+BLOCKED_WORDS = ("reserved network address", "provided URL was not allowed")
+"""How Label Studio says that it may not call an address."""
+
+SWITCHES = (
+    "Label Studio calls no private or loopback address: start it with both ML_BLOCK_LOCAL_IP=false (for the backend) "
+    "and SSRF_PROTECTION_ENABLED=false (for its webhook), or give it a public address of the web process."
+)
+"""What to do about such an address."""
 
 SHOWN = 300
 """How much of Label Studio's own words goes into a sentence of ours, in characters."""
@@ -76,11 +87,12 @@ class LabelStudio:
             self._client = Client(base_url=url, api_key=api_key, timeout=timeout_s, max_retries=0)
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, settings: Settings, timeout_s: float = TIMEOUT_S) -> Self:
         """Connect to the Label Studio of the settings.
 
         Args:
             settings: Its address and our key.
+            timeout_s: Longest that one call may take.
 
         Returns:
             The connection.
@@ -91,7 +103,7 @@ class LabelStudio:
         key = settings.label_studio_api_key.get_secret_value()
         if not key:
             raise StartFailed("LABEL_STUDIO_API_KEY is not set: copy a token from Account & Settings of Label Studio.")
-        return cls(settings.label_studio_url, key)
+        return cls(settings.label_studio_url, key, timeout_s)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -105,6 +117,23 @@ class LabelStudio:
         """
         with self._renaming_errors():
             return self._client.users.whoami().email or ""
+
+    def call(
+        self, method: Literal["GET", "POST", "PATCH"], path: str, body: dict[str, Any] | None = None, **where: Any
+    ) -> Any:
+        """Make a call that is not worth the SDK's objects.
+
+        Args:
+            method: What to do.
+            path: The address below Label Studio's own.
+            body: What to send.
+            **where: The query.
+
+        Returns:
+            The answer's JSON.
+        """
+        with self._renaming_errors():
+            return json.loads(self._read(path, where, method=method, json=body))
 
     def label_config(self, project_id: int) -> str:
         """Read a project's labeling config.
@@ -203,9 +232,10 @@ class LabelStudio:
         with suppress(NotFound), self._renaming_errors():
             self._client.predictions.delete(id=prediction_id)
 
-    def _read(self, path: str, params: dict[str, Any]) -> bytes:
+    def _read(self, path: str, params: dict[str, Any], method: str = "GET", **sent: Any) -> bytes:
         # By the SDK's connection and not by its method: the objects that it builds take half a second for a page.
-        response: httpx.Response = self._client._client_wrapper.httpx_client.request(path, method="GET", params=params)
+        client = self._client._client_wrapper.httpx_client
+        response: httpx.Response = client.request(path, method=method, params=params, **sent)
         if not response.is_success:
             raise ApiError(status_code=response.status_code, body=response.text)
         return response.content
@@ -226,7 +256,13 @@ class LabelStudio:
             raise LabelStudioAway(f"What answers at {self.url} does not speak Label Studio's JSON.") from exc
 
     def _renamed(self, exc: ApiError, task_id: int | None) -> LabelStudioAway | LabelStudioRefused:
-        status, said = exc.status_code or 0, str(exc.body)[:SHOWN]
+        status, said = exc.status_code or 0, _reason(exc.body)
+        if any(words in said for words in BLOCKED_WORDS):
+            return AddressBlocked(SWITCHES)
+        if "resolve hostname" in said:
+            return RequestRefused(
+                f"{said}: give the address by which Label Studio's own machine finds the web process."
+            )
         if status in AWAY:
             return LabelStudioAway(f"Label Studio at {self.url} answered {status}.", status=status)
         if status in (0, 401, 403):
@@ -237,8 +273,23 @@ class LabelStudio:
         if status == 404:
             return NotFound(f"Label Studio at {self.url} does not know what we ask for: {said}")
         if status in (400, 413, 422):
-            fields = exc.body.get("validation_errors") if isinstance(exc.body, dict) else None
+            fields = _parsed(exc.body).get("validation_errors")
             if task_id is not None and isinstance(fields, dict) and "task" in fields:
                 return TaskGone(f"Task {task_id} is no longer in Label Studio.")
             return RequestRefused(f"Label Studio refused it ({status}): {said}")
         return LabelStudioRefused(f"Label Studio at {self.url} answered {status}: {said}")
+
+
+def _parsed(body: Any) -> dict[str, Any]:
+    with suppress(ValueError, TypeError):
+        body = json.loads(body)
+    return body if isinstance(body, dict) else {}
+
+
+def _reason(body: Any) -> str:
+    # The sentence itself where there is one, without the links that it has for a browser.
+    parsed = _parsed(body)
+    first: Any = parsed.get("validation_errors") or parsed.get("detail") or body
+    while isinstance(first, dict | list) and first:
+        first = next(iter(first.values() if isinstance(first, dict) else first))
+    return re.sub(r"<[^>]+>", "", str(first))[:SHOWN]

@@ -1,4 +1,4 @@
-"""A Label Studio that keeps images, tasks and predictions as 1.23.2 does, nothing more, and misbehaves on command."""
+"""A Label Studio that keeps what projects hold as 1.23.2 does, nothing more, and misbehaves on command."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from tests.factories import make_image_uri
 KEY = "fedcba9876543210fedcba9876543210fedcba98"
 CONFIG = """<View><Image name="image" value="$image"/>
 <BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
+
+BACKEND = {"title": "", "state": "CO", "readable_state": "Connected", "auto_update": True, "is_interactive": False}
+HOOK = {"send_payload": True, "send_for_all_actions": True, "is_active": True, "headers": {}}
 
 Answer = tuple[int, Any]
 Carry = Callable[[], Answer]
@@ -85,6 +89,14 @@ class StandInLabelStudio:
     page_limit: int = 10_000
     """The most tasks that it lists at once."""
     predictions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    version: str = "1.23.2"
+    project: dict[str, Any] = field(default_factory=dict)
+    """What is not as in a new project."""
+    backends: list[dict[str, Any]] = field(default_factory=list)
+    """ML backends of the project, which are never called: their state is what a test says."""
+    hooks: list[dict[str, Any]] = field(default_factory=list)
+    blocks: tuple[str, ...] = ()
+    """Which of "backends" and "webhooks" may not be at private addresses."""
     calls: list[str] = field(default_factory=list)
     """Method and path of every call, in order."""
     most: int = 0
@@ -122,7 +134,20 @@ class StandInLabelStudio:
                 case "GET", ["api", "current-user", "whoami"]:
                     return 200, {"id": 1, "email": "admin@example.com"}
                 case "GET", ["api", "projects", "1"]:
-                    return 200, {"id": 1, "title": "stand-in", "label_config": self.config}
+                    return 200, self.as_project()
+                case "PATCH", ["api", "projects", "1"]:
+                    return self.change_project(body)
+                case "GET", ["api", "projects"]:
+                    return 200, {"count": 1, "next": None, "results": [{"id": 1, "title": "stand-in"}]}
+                case "POST", ["api", "projects"]:
+                    self.config = body["label_config"]
+                    return 201, {**self.as_project(), **body}
+                case "GET", ["api", "projects", "1", "model-versions"]:
+                    return 200, self.counts()
+                case "GET", ["api", "version"]:
+                    return 200, {"release": self.version}
+                case _, ["api", "ml", *_] | ["api", "webhooks", *_]:
+                    return self.wire(method, address.path.strip("/").split("/")[1:], body)
                 case "GET", ["api", "tasks"]:
                     return 200, self.page(parse_qs(address.query))
                 case "GET", ["api", "predictions"]:
@@ -142,10 +167,56 @@ class StandInLabelStudio:
                     return (204, None) if self.predictions.pop(int(number), None) else (404, {"detail": "Not found."})
         return 404, {"detail": "Not found."}
 
+    def as_project(self) -> dict[str, Any]:
+        """The project, with what is computed of it."""
+        counts = {"task_number": len(self.tasks), "total_predictions_number": len(self.predictions)}
+        fresh = {"model_version": "", "show_collab_predictions": True, "sampling": "Sequential sampling"}
+        return {"id": 1, "title": "stand-in", "label_config": self.config, **fresh, **counts, **self.project}
+
+    def counts(self) -> dict[str, int]:
+        """Predictions of each version, and backends by their titles."""
+        titles = {one["title"]: 0 for one in self.backends}
+        return titles | Counter(one["model_version"] for one in self.predictions.values())
+
+    def change_project(self, body: dict[str, Any]) -> Answer:
+        """As Label Studio does, which shows no version that it does not know."""
+        wanted = body.get("model_version", "")
+        if wanted and wanted not in self.counts():
+            return _invalid("Model version doesn't exist either as live model or as static predictions.")
+        self.config = body.get("label_config", self.config)
+        self.project |= body
+        return 200, self.as_project()
+
+    def wire(self, method: str, where: list[str], body: dict[str, Any]) -> Answer:
+        """Backends and webhooks; a new backend brings its webhook."""
+        kind, number = where[0], int(where[1]) if len(where) > 1 else None
+        rows = self.backends if kind == "ml" else self.hooks
+        if method == "GET":
+            return 200, rows
+        blocked = 403, {"detail": "URL resolves to a reserved network address (block: 127.0.0.0/8)"}
+        if ("backends" if kind == "ml" else "webhooks") in self.blocks:
+            return blocked
+        if method == "PATCH":
+            row = next(row for row in rows if row["id"] == number)
+            row |= body
+            return 200, row
+        row = {"id": len(rows) + 1, **(BACKEND if kind == "ml" else HOOK), **body}
+        rows.append(row)
+        if kind == "ml":
+            self.project["model_version"] = self.project.get("model_version") or row["title"]
+            if "webhooks" in self.blocks:
+                return blocked
+            if "." in row["url"] or "localhost" in row["url"]:
+                self.hooks.append({"id": len(self.hooks) + 1, **HOOK, "url": f"{row['url']}/webhook"})
+        return 201, row
+
     def page(self, query: dict[str, list[str]]) -> dict[str, Any]:
         """Some of the tasks, as the Data Manager's query says; addresses in them are left as they are."""
         asked = json.loads(query["query"][0])
         [newer] = asked["filters"]["items"]
+        if newer["filter"] == "filter:tasks:total_predictions":
+            held = sorted({one["task"] for one in self.predictions.values()})
+            return {"total": len(held), "tasks": [self._listed(number) for number in held[-1:]]}
         assert (newer["filter"], newer["operator"], asked["ordering"]) == ("filter:tasks:id", "greater", ["tasks:id"])
         assert query["resolve_uri"] == ["false"]
         assert "tasks:predictions_model_versions" not in asked["hiddenColumns"]["explore"]
@@ -175,12 +246,12 @@ def stand_in_label_studio(port: int = 0, *, keep_alive: bool = False) -> Iterato
 
         def do_GET(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"{}")
-            if self.headers["Authorization"] != f"Token {held.key}":
+            if self.headers["Authorization"] != f"Token {held.key}" and self.path != "/api/version":
                 return self.say((401, {"detail": "Invalid token."}))
             behave = held.mood(self.command, urlsplit(self.path).path)
             return self.say(behave(lambda: held.carry_out(self.command, self.path, body)))
 
-        do_POST = do_DELETE = do_GET  # noqa: N815  The names that http.server looks for.
+        do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815  The names that http.server looks for.
 
         def say(self, answer: Answer | None) -> None:
             if answer is None:

@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """The name that callers of the web process must show, by HTTP Basic; without it everybody may call."""
     basic_password: Annotated[SecretStr, Field(validate_default=True)] = SecretStr("")
     """The password that goes with RSREFSEG_BASIC_USER; Label Studio is told both where the model is connected."""
+    public_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = None
+    """Where Label Studio finds the web process, if that is not where it listens: http://backend.internal:9090."""
     web_threads: Annotated[int, Field(gt=0)] = 16
     """How many requests the web process answers at once."""
     open_wait_s: Annotated[float, Field(ge=0)] = 5.0
@@ -106,10 +108,10 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least serious log line that is written."""
 
-    @field_validator("label_studio_url")
+    @field_validator("label_studio_url", "public_url")
     @classmethod
-    def _without_slash(cls, url: str) -> str:
-        return url.rstrip("/")
+    def _without_slash(cls, url: str | None) -> str | None:
+        return url.rstrip("/") if url else url
 
     @field_validator("basic_password")
     @classmethod
