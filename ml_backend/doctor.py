@@ -46,21 +46,25 @@ class Doctor:
         self._project_id = project_id
         self._stack = stack
 
-    def mend(self, found: list[Finding]) -> None:
+    def mend(self, found: list[Finding]) -> list[Finding]:
         """Mend what can be mended, link by link, since what one step mends lets the next one be seen.
 
         Args:
-            found: What is wrong.
+            found: What was found before.
+
+        Returns:
+            What is found afterwards.
         """
         tried: set[tuple[int | None, str]] = set()
         for _ in range(ROUNDS):
             new = [one for one in found if one.fixable and (one.project, one.check) not in tried]
             if not new:
-                return
+                break
             for finding in new:
                 tried.add((finding.project, finding.check))
                 self.mended += self._mend(finding)
             found = list(self.look())
+        return found
 
     def _mend(self, finding: Finding) -> list[str]:
         assert finding.mend
@@ -154,24 +158,22 @@ def visit(environ: Mapping[str, str], project_id: int | None, console: Console, 
         Whether nothing is wrong in the end.
     """
 
-    def look() -> list[Finding]:
-        found = []
-        for finding in doctor.look():
-            found.append(finding)
+    def said(findings: Iterable[Finding]) -> Iterator[Finding]:
+        for finding in findings:
             if not as_json:
                 console.print(as_line(finding), soft_wrap=True)
-        return found
+            yield finding
 
     with ExitStack() as stack:
         doctor = Doctor(environ, project_id, stack)
-        found = look()
+        found = list(said(doctor.look()))
         if fix and any(finding.fixable for finding in found):
-            doctor.mend(found)
+            found = doctor.mend(found)
             if not as_json:
                 console.print(*["", *doctor.mended, ""], sep="\n", soft_wrap=True, markup=False, highlight=False)
-            found = look()
+            found = list(said(found))
     right = all(finding.state != "wrong" for finding in found)
     if as_json:
-        said: dict[str, Any] = {"right": right, "findings": [one.as_dict() for one in found], "mended": doctor.mended}
-        console.out(json.dumps(said), highlight=False)
+        report: dict[str, Any] = {"right": right, "findings": [one.as_dict() for one in found], "mended": doctor.mended}
+        console.out(json.dumps(report), highlight=False)
     return right

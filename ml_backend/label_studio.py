@@ -143,13 +143,23 @@ class LabelStudio:
 
         Returns:
             The config as XML.
+        """
+        return str(self.project(project_id).get("label_config") or "")
+
+    def project(self, project_id: int) -> dict[str, Any]:
+        """Read a project.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            Its settings.
 
         Raises:
             NotFound: If there is no such project, or it is not shown to us.
         """
         try:
-            with self._renaming_errors():
-                return self._client.projects.get(id=project_id).label_config or ""
+            return dict(self.call("GET", f"api/projects/{project_id}/"))
         except NotFound as exc:
             raise NotFound(
                 f"Label Studio at {self.url} shows us no project {project_id}; the address of its page has its number."

@@ -233,6 +233,9 @@ class ProjectChain:
             said = f"{project.sampling}: scores do not decide which task comes next."
             yield self._say("sampling", "note", said, f"`rsrefseg-backend connect --project {self._id}` changes that.")
             return
+        if (project.model_version or "") not in {backend.title, self._served}:
+            yield self._say("sampling", "unknown", "It goes by the scores of the predictions that are shown.")
+            return
         counts = self._wiring.model_versions(project.id)
         have, tasks = counts.get(self._served or "", 0), project.task_number or 0
         wanted = wanted_version(project, backend, counts, self._served)

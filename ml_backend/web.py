@@ -123,7 +123,17 @@ class Routes:
         Returns:
             The model version; nothing while no worker ever announced one.
         """
-        sent = read_as(SetupRequest, request.get_data(cache=False))
+        return self.promise(read_as(SetupRequest, request.get_data(cache=False)))
+
+    def promise(self, sent: SetupRequest) -> dict[str, Any]:
+        """Answer a /setup, however it came.
+
+        Args:
+            sent: The request.
+
+        Returns:
+            The model version; nothing while no worker ever announced one.
+        """
         read_label_config(sent.label_config)
         # Label Studio sends the extra parameters here alone.
         self.queue.keep_expression_field(sent.project, sent.extra_params.expression_field)
@@ -137,14 +147,25 @@ class Routes:
             waits in the editor, the regions.
         """
         with reading(request.stream) as (sent, tasks):
-            config = read_label_config(sent.label_config, self.queue.expression_field(sent.project))
-            version = self.queue.model_version() or ""
-            context = sent.params.context
-            if context is not None:
-                drawn = [self._draw(task, sent, config, version, context) for some in tasks.batches() for task in some]
-                return {"results": drawn}
-            self._enqueue(tasks, sent.project, config, version)
-            return {"results": [[]] * len(tasks)}
+            return {"results": self.answer(sent, tasks)}
+
+    def answer(self, sent: PredictRequest, tasks: TaskFile) -> list[Any]:
+        """Answer a /predict, however it came.
+
+        Args:
+            sent: The request.
+            tasks: What it is about.
+
+        Returns:
+            For each task an empty list or, for a person who waits in the editor, the regions.
+        """
+        config = read_label_config(sent.label_config, self.queue.expression_field(sent.project))
+        version = self.queue.model_version() or ""
+        context = sent.params.context
+        if context is not None:
+            return [self._draw(task, sent, config, version, context) for some in tasks.batches() for task in some]
+        self._enqueue(tasks, sent.project, config, version)
+        return [[]] * len(tasks)
 
     def webhook(self) -> dict[str, Any]:
         """Keep what happened; Label Studio waits one second and never repeats itself, so nothing else is done here.
@@ -154,6 +175,17 @@ class Routes:
         """
         sent = read_as(Webhook, request.get_data(cache=False))
         self._check_event(sent)
+        return self.keep(sent)
+
+    def keep(self, sent: Webhook) -> dict[str, Any]:
+        """Keep an event, however it came.
+
+        Args:
+            sent: The event.
+
+        Returns:
+            Whether it was kept, now or when it came before.
+        """
         if sent.action not in KEPT_EVENTS or sent.project is None:
             return {"status": "ignored"}
         event = Event(

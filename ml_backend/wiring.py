@@ -119,8 +119,7 @@ class Wiring:
         Returns:
             Its settings.
         """
-        self._label_studio.label_config(project_id)  # Says in a sentence what a missing project means.
-        return Project.model_validate(self._label_studio.call("GET", f"api/projects/{project_id}/"))
+        return Project.model_validate(self._label_studio.project(project_id))
 
     def create_project(self, title: str, label_config: str) -> int:
         """Make a project.

@@ -31,10 +31,17 @@ def test_every_module_of_the_backend_imports_without_torch(python: Path):
     code = (
         "import importlib, pkgutil, ml_backend\n"
         "for module in pkgutil.iter_modules(ml_backend.__path__):\n"
-        "    importlib.import_module(f'ml_backend.{module.name}')\n"
+        "    if module.name != 'label_studio_ml_model':\n"
+        "        importlib.import_module(f'ml_backend.{module.name}')\n"
     )
     done = subprocess.run([python, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_model_for_the_official_server_says_what_it_lacks(python: Path):
+    done = subprocess.run([python, "-c", "import ml_backend.label_studio_ml_model"], capture_output=True, text=True)
+    assert "ImportError: label-studio-ml 2 is not installed" in done.stderr
+    assert "docs/official-server.md" in done.stderr
 
 
 def test_the_web_process_listens_within_a_second_and_a_half(python: Path, tmp_path: Path):
