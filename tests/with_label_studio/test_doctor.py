@@ -167,7 +167,7 @@ def test_a_name_and_a_password_reach_the_web_process(fleet: Fleet, project: Proj
     secured = {"RSREFSEG_BASIC_USER": "label-studio", "RSREFSEG_BASIC_PASSWORD": "a password"}
     fleet.environment.update(secured)
     fleet.start("web", "simulated", "courier")
-    wait_for(lambda: "web" not in doctor(fleet, project.id)[1])
+    wait_for(lambda: set(doctor(fleet, project.id)[1]) == {"backend"})
     assert run(fleet, "connect", "--project", str(project.id)).returncode == 0
     assert doctor(fleet, project.id) == (0, {})
     _, wrong = doctor(fleet, project.id, RSREFSEG_BASIC_PASSWORD="another")

@@ -51,7 +51,7 @@ def test_a_misspelt_setting_is_named(command: str) -> None:
     assert "RSREFSEG_PORT" in one_sentence(run(command, RSREFSEG_PROT="1"))
 
 
-@pytest.mark.parametrize("command", ["web", "courier", "prelabel --project 3"])
+@pytest.mark.parametrize("command", ["web", "courier", "prelabel --project 3", "connect --project 3"])
 def test_a_redis_that_is_away_is_named(command: str, taken: socket.socket) -> None:
     with taken:
         free = taken.getsockname()[1]
@@ -60,11 +60,23 @@ def test_a_redis_that_is_away_is_named(command: str, taken: socket.socket) -> No
     assert "Redis" in sentence
 
 
-@pytest.mark.parametrize("command", [["courier"], ["prelabel", "--project", "3"]])
+@pytest.mark.parametrize("command", [["courier"], ["prelabel", "--project", "3"], ["connect", "--new", "Harbour"]])
 def test_a_command_without_a_key_says_where_to_get_one(command: list[str]) -> None:
     sentence = one_sentence(run(*command))
     assert "LABEL_STUDIO_API_KEY" in sentence
     assert "Account & Settings" in sentence
+
+
+@pytest.mark.parametrize("options", [[], ["--project", "3", "--new", "Harbour"]])
+def test_connect_wants_one_project(options: list[str]) -> None:
+    assert "--new TITLE" in one_sentence(run("connect", *options, LABEL_STUDIO_API_KEY="key"))
+
+
+def test_the_doctor_names_a_misspelt_setting_in_a_line_of_its_own() -> None:
+    done = run("doctor", RSREFSEG_PROT="1")
+    assert done.returncode == 1
+    assert "did you mean RSREFSEG_PORT?" in done.stdout
+    assert done.stderr == ""
 
 
 def test_the_web_process_imports_no_model_and_no_sdk() -> None:
