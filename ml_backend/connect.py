@@ -11,6 +11,7 @@ from ml_backend import access
 from ml_backend.errors import AddressBlocked, BackendError, RequestRefused, StartFailed, UnusableConfig
 from ml_backend.label_config import read_label_config
 from ml_backend.label_studio import SWITCHES, LabelStudio
+from ml_backend.options import Options
 from ml_backend.wiring import UNCERTAINTY, Backend, Project, Wiring
 from workers.queue import JobQueue
 from workers.settings import Settings
@@ -163,7 +164,7 @@ class Connector:
         """
         project = self._wiring.project(self._project_id)
         try:
-            read_label_config(project.label_config, self._queue.expression_field(project.id))
+            read_label_config(project.label_config, Options.kept(self._queue.options(project.id)))
         except UnusableConfig:
             if "name=" in project.label_config:
                 raise

@@ -280,9 +280,11 @@ def _rounds_of_errors() -> int:
 
 
 def _complaints(config: LabelInterface, prediction: dict[str, Any]) -> list[str]:
-    # The start of each run length will do: every number in them is ours, and there may be millions.
-    regions = [
-        {**region, "value": {**region["value"], "rle": region["value"]["rle"][:8]}} for region in prediction["result"]
-    ]
+    regions = [{**region, "value": _start(region["value"])} for region in prediction["result"]]
     complaints: list[str] = config.validate_prediction({**prediction, "result": regions}, return_errors=True)
     return complaints
+
+
+def _start(value: dict[str, Any]) -> dict[str, Any]:
+    # Every number of a mask is ours, and there may be millions: the first of them will do.
+    return {name: part[:8] if name in ("rle", "points", "imageDataURL") else part for name, part in value.items()}

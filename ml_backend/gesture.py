@@ -44,6 +44,8 @@ def read_gesture(context: Context, config: LabelConfig) -> Gesture:
     shapes = [drawn for drawn in context.result if drawn.type in _BOXES or drawn.type in _POINTS]
     if shapes:
         return _pointing(shapes)
+    # What is typed at one of several images is about that one.
+    config = config.about({drawn.to_name for drawn in context.result})
     if config.prompt_name is None:
         line = f'<TextArea name="prompt" toName="{config.image_name}" maxSubmissions="1"/>'
         raise Unaskable(f"The labeling config has no <TextArea> to type into; add a line such as {line}")

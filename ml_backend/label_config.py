@@ -1,29 +1,45 @@
-"""Labeling XML -> which tags carry image, expression and mask."""
+"""Labeling XML -> which tags carry images, expressions and masks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from ml_backend.errors import UnusableConfig
+from ml_backend.options import Options
+from workers.contract import IMAGES_LIMIT, Output, OutputType, Rules
 
 IMAGE_LINE = '<Image name="image" value="$image"/>'
 LABEL_LINE = '<Label value="target"/>'
 BRUSH_LINE = f'<BrushLabels name="tag" toName="image">{LABEL_LINE}</BrushLabels>'
 
+MASK_CONTROLS = {
+    "bitmasklabels": "<BitmaskLabels>",
+    "brushlabels": "<BrushLabels>",
+    "polygonlabels": "<PolygonLabels>",
+    "rectanglelabels": "<RectangleLabels>",
+}
+"""Controls that masks go to."""
+
+EACH_PART_ALONE = frozenset({"polygonlabels", "rectanglelabels"})
+"""Of them, those whose regions hold one part of a mask."""
+
+NO_OPTIONS = Options()
+
 OTHER_CONTROLS = ("bitmask", "brush", "ellipse", "keypoint", "magicwand", "polygon", "rectangle", "vector")
-"""How the names of Label Studio's other region controls begin."""
+"""How the names of all region controls of Label Studio begin."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One label of the mask control."""
+    """One label of a mask control."""
 
     value: str
     """What a region carries: the alias where there is one, else the value."""
@@ -52,39 +68,78 @@ class Label:
 
 
 @dataclass(frozen=True)
-class LabelConfig:
-    """The tags of a labeling config that a prediction needs."""
+class Target:
+    """A label of one image, and the control that draws it there."""
 
-    image_name: str
-    image_field: str
+    label: Label
+    output: Output
+
+
+@dataclass(frozen=True)
+class ImageTag:
+    """An image that masks can be drawn on."""
+
+    name: str
+    field: str
     """The key of the task's data that holds the image."""
-    control_name: str
-    labels: tuple[Label, ...]
+    targets: tuple[Target, ...]
+    """What can be drawn on it, each label once."""
     prompt_name: str | None
     """The TextArea that a person types an expression into."""
     expression_field: str | None
     """The key of the task's data that holds the expression."""
 
-    def label_for(self, expression: str) -> str:
-        """Choose the label of an expression's mask: the one that it names first, else the config's first.
+    def target_for(self, expression: str) -> Target:
+        """Choose where an expression's mask goes: the label that it names first, else the config's first.
 
         Args:
             expression: What is asked for.
 
         Returns:
-            The label as a region carries it.
+            The label and its control.
         """
-        named = [(place, label.value) for label in self.labels if (place := label.place_in(expression))]
-        return min(named)[1] if named else self.labels[0].value
+        named = [(place, n) for n, target in enumerate(self.targets) if (place := target.label.place_in(expression))]
+        return self.targets[min(named)[1] if named else 0]
 
 
-def read_label_config(xml: str, expression_field: str | None = None) -> LabelConfig:
+@dataclass(frozen=True)
+class LabelConfig:
+    """The tags of a labeling config that a prediction needs, as the project's options have them."""
+
+    images: tuple[ImageTag, ...]
+    """At least one, in the order of the config."""
+    rules: Rules | None = None
+    """How masks are cleaned; None where the project leaves that to us."""
+
+    @property
+    def image_name(self) -> str:
+        """The first image's name."""
+        return self.images[0].name
+
+    @property
+    def prompt_name(self) -> str | None:
+        """The TextArea that a person types into, the first of several."""
+        return next((image.prompt_name for image in self.images if image.prompt_name), None)
+
+    def about(self, names: Collection[str]) -> LabelConfig:
+        """Leave out the images that something is not about.
+
+        Args:
+            names: The names of those that it is about.
+
+        Returns:
+            The config with these images; with all of them where none has such a name.
+        """
+        images = tuple(image for image in self.images if image.name in names)
+        return replace(self, images=images or self.images)
+
+
+def read_label_config(xml: str, options: Options = NO_OPTIONS) -> LabelConfig:
     """Find the tags in a labeling config.
 
     Args:
         xml: The config as Label Studio sends it.
-        expression_field: The key of the task's data that holds the expression, where the backend's extra parameters
-            name one; it wins over the config's own.
+        options: What the backend's extra parameters say; it wins over what the config itself says.
 
     Returns:
         The tags.
@@ -96,39 +151,87 @@ def read_label_config(xml: str, expression_field: str | None = None) -> LabelCon
         tags = list(fromstring(xml).iter())
     except (ParseError, DefusedXmlException, ValueError) as exc:
         raise UnusableConfig(f"The labeling config is not plain XML: {exc}") from exc
-    images = _images(tags)
-    control = _mask_control(tags)
-    image = _image(images, control)
+    known = _images(tags)
+    controls = _mask_controls(tags, options)
+    drawn_on = [name for name in known if any(name in _targets(control) for control in controls)]
+    if not drawn_on:
+        raise UnusableConfig(
+            f"The labeling config's {_shown(controls[0])} is about no <Image>; "
+            f'write in it toName="{next(iter(known))}"'
+        )
+    if len(drawn_on) > IMAGES_LIMIT:
+        raise UnusableConfig(
+            f"The labeling config draws on {len(drawn_on)} images; at most {IMAGES_LIMIT} go into one task"
+        )
+    texts = [tag for tag in _named(tags, "textarea") if tag.get("name")]
+    images = tuple(_image(known[name], controls, texts, options) for name in drawn_on)
+    return LabelConfig(images, options.rules)
+
+
+def _image(image: Element, controls: list[Element], texts: list[Element], options: Options) -> ImageTag:
+    name = image.get("name", "")
+    about = [tag for tag in texts if name in _targets(tag)]
     # A TextArea per region describes what is already drawn.
-    texts = [
-        tag
-        for tag in _named(tags, "textarea")
-        if image.get("name") in _targets(tag) and tag.get("perRegion", "").lower() != "true"
-    ]
-    prompt = _prompt(texts)
-    fields = [field for tag in ([prompt] if prompt is not None else []) + texts if (field := _field(tag))]
-    return LabelConfig(
-        image_name=image.get("name", ""),
-        image_field=_image_field(image),
-        control_name=control.get("name", ""),
-        labels=_labels(control),
+    whole = [tag for tag in about if not _says(tag, "perRegion", "true")]
+    prompt = _prompt(whole)
+    fields = [field for tag in ([prompt] if prompt is not None else []) + whole if (field := _field(tag))]
+    notes = [tag for tag in about if _says(tag, "perRegion", "true") and not _says(tag, "smart", "false")]
+    targets: dict[str, Target] = {}
+    for control in controls:
+        if name in _targets(control):
+            output = _output(control, name, notes, options)
+            for label in _labels(control):
+                targets.setdefault(label.value, Target(label, output))
+    return ImageTag(
+        name=name,
+        field=_image_field(image),
+        targets=tuple(targets.values()),
         prompt_name=prompt.get("name") if prompt is not None else None,
-        expression_field=expression_field or next(iter(fields), None),
+        expression_field=options.expression_field or next(iter(fields), None),
     )
 
 
-def _mask_control(tags: list[Element]) -> Element:
-    controls = [tag for tag in _named(tags, "brushlabels") if tag.get("name")]
-    if controls:
-        return controls[0]
-    others = sorted({tag.tag for tag in tags if tag.tag.lower().startswith(OTHER_CONTROLS)} - {"BrushLabels"})
-    if others:
-        drawn = " and ".join(f"<{name}>" for name in others)
-        raise UnusableConfig(
-            f"The labeling config draws with {drawn}, but only <BrushLabels> is supported now; "
-            f"add a line such as {BRUSH_LINE}"
-        )
-    raise UnusableConfig(f"The labeling config has no <BrushLabels> with a name; add a line such as {BRUSH_LINE}")
+def _output(control: Element, image_name: str, notes: list[Element], options: Options) -> Output:
+    name, kind = control.get("name", ""), cast(OutputType, control.tag.lower())
+    words = (tag.get("name") for tag in notes if name in (_names(tag, "whenTagName") or [name]))
+    return Output(
+        from_name=name,
+        to_name=image_name,
+        type=kind,
+        words_name=next(words, None),
+        instances=kind in EACH_PART_ALONE if options.instances is None else options.instances,
+        rotated=options.rotated and kind == "rectanglelabels",
+    )
+
+
+def _mask_controls(tags: list[Element], options: Options) -> list[Element]:
+    # What is "smart only" is a tool to point with.
+    controls = [
+        tag
+        for tag in tags
+        if tag.tag.lower() in MASK_CONTROLS and tag.get("name") and not _says(tag, "smartOnly", "true")
+    ]
+    if not controls:
+        raise UnusableConfig(f"{_what_is_there(tags)}; add a line such as {BRUSH_LINE}")
+    if not options.control:
+        return controls
+    by_name = {control.get("name", ""): control for control in controls}
+    for name in options.control:
+        if name not in by_name:
+            raise UnusableConfig(
+                f'The extra parameters choose the control "{name}", but masks can only go to '
+                f'{", ".join(by_name)}; write one of these as the option "control"'
+            )
+    return [by_name[name] for name in options.control]
+
+
+def _what_is_there(tags: list[Element]) -> str:
+    others = sorted({tag.tag for tag in tags if tag.tag.lower().startswith(OTHER_CONTROLS)})
+    wanted = " or ".join(MASK_CONTROLS.values())
+    if not others:
+        return f"The labeling config has no {wanted}"
+    drawn = " and ".join(f"<{name}>" for name in others)
+    return f'The labeling config draws with {drawn}, but masks go to {wanted} with a name and without smartOnly="true"'
 
 
 def _images(tags: list[Element]) -> dict[str, Element]:
@@ -136,16 +239,6 @@ def _images(tags: list[Element]) -> dict[str, Element]:
     if not images:
         raise UnusableConfig(f"The labeling config has no <Image> with a name; add a line such as {IMAGE_LINE}")
     return images
-
-
-def _image(images: dict[str, Element], control: Element) -> Element:
-    for name in _targets(control):
-        if name in images:
-            return images[name]
-    raise UnusableConfig(
-        f'The labeling config\'s <BrushLabels name="{control.get("name")}"> is about no <Image>; '
-        f'write in it toName="{next(iter(images))}"'
-    )
 
 
 def _image_field(image: Element) -> str:
@@ -168,15 +261,14 @@ def _labels(control: Element) -> tuple[Label, ...]:
             labels.append(Label(value=alias or value, names=names, expression=[*predicted, value, alias][0]))
     if not labels:
         raise UnusableConfig(
-            f'The labeling config\'s <BrushLabels name="{control.get("name")}"> has no <Label>; '
-            f"add one inside it, such as {LABEL_LINE}"
+            f"The labeling config's {_shown(control)} has no <Label>; add one inside it, such as {LABEL_LINE}"
         )
     return tuple(labels)
 
 
 def _prompt(texts: list[Element]) -> Element | None:
     # Label Studio's own backends take the TextArea whose name begins with "prompt"; smart="false" silences one.
-    asking = [tag for tag in texts if tag.get("name") and tag.get("smart", "").lower() != "false"]
+    asking = [tag for tag in texts if not _says(tag, "smart", "false")]
     prompts = [tag for tag in asking if tag.get("name", "").lower().startswith("prompt")]
     return next(iter(prompts + asking), None)
 
@@ -186,8 +278,20 @@ def _named(tags: Iterable[Element], name: str) -> list[Element]:
     return [tag for tag in tags if tag.tag.lower() == name]
 
 
+def _shown(control: Element) -> str:
+    return f'<{control.tag} name="{control.get("name")}">'
+
+
+def _says(tag: Element, attribute: str, value: str) -> bool:
+    return tag.get(attribute, "").strip().lower() == value
+
+
 def _targets(tag: Element) -> list[str]:
-    return [name.strip() for name in tag.get("toName", "").split(",") if name.strip()]
+    return _names(tag, "toName")
+
+
+def _names(tag: Element, attribute: str) -> list[str]:
+    return [name.strip() for name in tag.get(attribute, "").split(",") if name.strip()]
 
 
 def _field(tag: Element) -> str | None:

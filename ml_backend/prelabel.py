@@ -20,6 +20,7 @@ from ml_backend.errors import LabelStudioAway
 from ml_backend.intake import Taken, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
 from ml_backend.label_studio import LabelStudio
+from ml_backend.options import Options
 from ml_backend.protocol import ListedTask
 from workers.contract import PredictJob
 from workers.queue import JobQueue, QueueFull, RedisAway
@@ -161,7 +162,7 @@ class Prelabel:
         bar = self._progress.add_task("looking through the tasks", total=None)
         patiently = self._through_outages
         xml = patiently(self._label_studio.label_config, self._project_id)
-        config = read_label_config(xml, patiently(self._queue.expression_field, self._project_id))
+        config = read_label_config(xml, Options.kept(patiently(self._queue.options, self._project_id)))
         version = self.tally.model_version = patiently(self._queue.model_version)
         if version is None:
             self._console.print(NO_VERSION, style="yellow")

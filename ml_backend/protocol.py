@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ml_backend.errors import BadRequest, Malformed
+from ml_backend.options import Options
 
 
 def _project_id(value: object) -> object:
@@ -69,19 +70,13 @@ def read_as(kind: type[SentT], text: bytes | str, *where: str | int) -> SentT:
         raise BadRequest(f"The field {field} will not do: {error['msg']}", field=field) from None
 
 
-class ExtraParams(Sent):
-    """What the person who added the backend wrote into its extra parameters."""
-
-    expression_field: str | None = None
-    """The key of the task's data that holds the expression."""
-
-
 class SetupRequest(Sent):
     """POST /setup: after every /health, on every page of the Data Manager."""
 
     project: ProjectId
     label_config: Annotated[str, Field(alias="schema", min_length=1)]
-    extra_params: Annotated[ExtraParams, BeforeValidator(_object)] = ExtraParams()
+    extra_params: Annotated[Options, BeforeValidator(_object)] = Options()
+    """What the person who added the backend wrote there."""
 
 
 class Task(Sent):

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
-from ml_backend import brush
 from ml_backend.errors import Unaskable
 from ml_backend.gesture import Gesture, expressions_in
-from ml_backend.label_config import LabelConfig
+from ml_backend.label_config import ImageTag, LabelConfig, Target
 from ml_backend.protocol import Task
-from workers.contract import ASKS_LIMIT, EXPRESSION_LIMIT, Answer, Ask, Found, Output, PredictJob
+from workers.contract import ASKS_LIMIT, EXPRESSION_LIMIT, Answer, Ask, Pointed, PredictJob
 from workers.failures import Failure, shown
 
 IMAGE_URI_LIMIT = 4_000_000
@@ -25,8 +22,8 @@ def task_to_job(
 ) -> PredictJob:
     """Ask for the regions of a task.
 
-    The expressions are what a person just typed in the editor, or typed before pointing there; else what the task's
-    own field says; where the config names no such field, each label asks for itself.
+    The expressions are what a person just typed in the editor, or typed before pointing there; else, for each image,
+    what the task's own field says; where the config names no such field, each label asks for itself.
 
     Args:
         task: The task.
@@ -39,33 +36,30 @@ def task_to_job(
         The job.
 
     Raises:
-        Unaskable: If the task has no image or no expression, or more of it than one job can carry.
+        Unaskable: If the task lacks an image that is asked about, or an expression, or has more than one job can carry.
     """
-    image_uri = task.data.get(config.image_field)
-    if not isinstance(image_uri, str) or not image_uri.strip():
-        raise Unaskable(f'Task {task.id} has no image: its data has no address under "{config.image_field}".')
-    if len(image_uri) > IMAGE_URI_LIMIT:
-        raise Unaskable(
-            f"Task {task.id} carries its image in {len(image_uri)} characters; import such images as files."
-        )
     if gesture is not None:
-        asks = _gestured(task, gesture, config)
-    elif config.expression_field is not None:
-        asks = _asks(task, _written(task, config.expression_field), config)
+        config = config.about({gesture.to_name})
+        wanted = [(image, _gestured(task, gesture, image)) for image in config.images]
     else:
-        asks = [
-            Ask(expression=label.expression[:EXPRESSION_LIMIT], label=label.value, output=_output(config))
-            for label in config.labels
-        ]
+        wanted = [(image, _own_asks(task, image)) for image in config.images]
+    asked = [(image, asks) for image, asks in wanted if asks]
+    if not asked:
+        raise Unaskable(
+            f'Task {task.id} has no expression: its data has no text under "{config.images[0].expression_field}"; '
+            f"write there what to look for, such as: the ship at the pier"
+        )
+    asks = [ask.model_copy(update={"image": n}) for n, (_, asks) in enumerate(asked) for ask in asks]
     if len(asks) > ASKS_LIMIT:
-        raise Unaskable(f"Task {task.id} asks for {len(asks)} expressions; at most {ASKS_LIMIT} go with one image.")
+        raise Unaskable(f"Task {task.id} asks for {len(asks)} expressions; at most {ASKS_LIMIT} go with one task.")
     return PredictJob(
         project_id=project_id,
         task_id=task.id,
-        image_uris=(image_uri,),
+        image_uris=tuple(_image_uri(task, image) for image, _ in asked),
         asks=tuple(asks),
         model_version=model_version,
         interactive=gesture is not None,
+        rules=config.rules,
     )
 
 
@@ -98,7 +92,7 @@ def unaskable_to_failure(task: Task, project_id: int, config: LabelConfig, reaso
         key=unaskable_key(project_id, task.id),
         project_id=project_id,
         task_id=task.id,
-        image_uri=shown(str(task.data.get(config.image_field, ""))),
+        image_uri=shown(str(task.data.get(config.images[0].field, ""))),
         expressions=(),
         stage="predict",
         move="annotator",
@@ -119,71 +113,51 @@ def answer_to_prediction(answer: Answer) -> dict[str, Any]:
         The prediction. Its score is the lowest of its expressions': Label Studio's uncertainty sampling shows low
         scores first, and a mean would hide the one bad mask that somebody should look at.
     """
-    masks = [found.mask.to_mask() for found in answer.found]
+    from ml_backend.regions import regions  # OpenCV, which a web process needs only once somebody types in the editor
+
     return {
-        "result": [
-            _region(answer.job, index, found, mask)
-            for index, (found, mask) in enumerate(zip(answer.found, masks, strict=True))
-            if mask.any()
-        ],
+        "result": regions(answer),
         "score": min((found.score for found in answer.found), default=0.0),
         "model_version": answer.model_version,
     }
 
 
-def _gestured(task: Task, gesture: Gesture, config: LabelConfig) -> list[Ask]:
+def _gestured(task: Task, gesture: Gesture, image: ImageTag) -> list[Ask]:
     if gesture.pointed is None:
         if not gesture.expressions:
             raise Unaskable("Nothing is typed in the text area.")
-        return _asks(task, gesture.expressions, config)
+        return _asks(task, gesture.expressions, image)
     # Without words it is SAM's mask of what was pointed at.
-    return _asks(task, gesture.expressions or ("",), config, gesture)
+    return _asks(task, gesture.expressions or ("",), image, gesture)
 
 
-def _written(task: Task, field: str) -> tuple[str, ...]:
-    expressions = expressions_in(task.data.get(field))
-    if not expressions:
-        raise Unaskable(
-            f'Task {task.id} has no expression: its data has no text under "{field}"; '
-            f"write there what to look for, such as: the ship at the pier"
-        )
-    return expressions
+def _image_uri(task: Task, image: ImageTag) -> str:
+    uri = task.data.get(image.field)
+    if not isinstance(uri, str) or not uri.strip():
+        raise Unaskable(f'Task {task.id} has no image: its data has no address under "{image.field}".')
+    if len(uri) > IMAGE_URI_LIMIT:
+        raise Unaskable(f"Task {task.id} carries its image in {len(uri)} characters; import such images as files.")
+    return uri
 
 
-def _asks(task: Task, expressions: Sequence[str], config: LabelConfig, gesture: Gesture | None = None) -> list[Ask]:
-    longest = max(map(len, expressions))
+def _own_asks(task: Task, image: ImageTag) -> list[Ask]:
+    if image.expression_field is not None:
+        return _asks(task, expressions_in(task.data.get(image.expression_field)), image)
+    return [_ask(target.label.expression[:EXPRESSION_LIMIT], target) for target in image.targets]
+
+
+def _asks(task: Task, expressions: Sequence[str], image: ImageTag, gesture: Gesture | None = None) -> list[Ask]:
+    longest = max(map(len, expressions), default=0)
     if longest > EXPRESSION_LIMIT:
         raise Unaskable(
             f"Task {task.id} has an expression of {longest} characters; at most {EXPRESSION_LIMIT} are read."
         )
-    output = _output(config)
-    pointed = gesture.pointed if gesture else None
+    if gesture is None:
+        return [_ask(words, image.target_for(words)) for words in expressions]
     # Whoever points has chosen a label to point with.
-    chosen = gesture.label if gesture and gesture.label in {label.value for label in config.labels} else None
-    return [
-        Ask(expression=words, label=chosen or config.label_for(words), output=output, pointed=pointed)
-        for words in expressions
-    ]
+    chosen = next((target for target in image.targets if target.label.value == gesture.label), None)
+    return [_ask(words, chosen or image.target_for(words), gesture.pointed) for words in expressions]
 
 
-def _output(config: LabelConfig) -> Output:
-    return Output(from_name=config.control_name, to_name=config.image_name, type="brushlabels")
-
-
-def _region(job: PredictJob, index: int, found: Found, mask: np.ndarray) -> dict[str, Any]:
-    height, width = mask.shape
-    output = job.asks[index].output
-    return {
-        # The same job gives the same ids, so a delivery that happens twice is recognised.
-        "id": f"{job.key[:12]}-{index}",
-        "from_name": output.from_name,
-        "to_name": output.to_name,
-        "type": output.type,
-        "original_width": width,
-        "original_height": height,
-        "image_rotation": 0,
-        "origin": "prediction",
-        "score": found.score,
-        "meta": {"text": [found.expression]} if found.expression else {},
-        "value": {"format": "rle", "rle": brush.encode(mask), output.type: [found.label]},
-    }
+def _ask(words: str, target: Target, pointed: Pointed | None = None) -> Ask:
+    return Ask(expression=words, label=target.label.value, output=target.output, pointed=pointed)

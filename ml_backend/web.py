@@ -18,6 +18,7 @@ from ml_backend.errors import BadRequest, Malformed, Unaskable, Unauthorised
 from ml_backend.gesture import Gesture, read_gesture
 from ml_backend.intake import check_room, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
+from ml_backend.options import Options
 from ml_backend.protocol import START_TRAINING, Context, PredictRequest, SetupRequest, Task, Webhook, read_as
 from ml_backend.translate import answer_to_prediction, task_to_job
 from workers.contract import Answer, PredictJob
@@ -134,9 +135,9 @@ class Routes:
         Returns:
             The model version; nothing while no worker ever announced one.
         """
-        read_label_config(sent.label_config)
+        read_label_config(sent.label_config, sent.extra_params)
         # Label Studio sends the extra parameters here alone.
-        self.queue.keep_expression_field(sent.project, sent.extra_params.expression_field)
+        self.queue.keep_options(sent.project, sent.extra_params.to_keep())
         return self._version()
 
     def predict(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ class Routes:
         Returns:
             For each task an empty list or, for a person who waits in the editor, the regions.
         """
-        config = read_label_config(sent.label_config, self.queue.expression_field(sent.project))
+        config = read_label_config(sent.label_config, Options.kept(self.queue.options(sent.project)))
         version = self.queue.model_version() or ""
         context = sent.params.context
         if context is not None:

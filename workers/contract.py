@@ -96,6 +96,27 @@ class Output(Wire):
     """Whether a rectangle may be turned to fit more closely."""
 
 
+class Rules(Wire):
+    """How masks are cleaned and made small enough for the editor, before they become regions."""
+
+    speck_pixels: Annotated[int, Field(ge=0)] = 16
+    """A part of a mask that has fewer pixels is left out, unless it is the largest."""
+    speck_share: Share = 0.002
+    """The same, as a share of the largest part."""
+    pinhole_pixels: Annotated[int, Field(ge=0)] = 16
+    """A hole that has fewer pixels is filled."""
+    polygon_hole_pixels: Annotated[int, Field(ge=0)] = 400
+    """A hole of a polygon that has fewer pixels is filled; a larger one is cut out."""
+    tolerance_px: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """How far a polygon may lie from the mask's edge, in pixels."""
+    regions_limit: Annotated[int, Field(ge=1)] = 200
+    """Most regions of one prediction; beyond it the smallest are left out, though no expression loses its last."""
+    points_limit: Annotated[int, Field(ge=100)] = 5_000
+    """Most points of one prediction's polygons; beyond it masks are drawn more and more coarsely."""
+    bytes_limit: Annotated[int, Field(ge=10_000)] = 2_000_000
+    """Most JSON of one prediction's regions, in bytes; beyond it too."""
+
+
 class Point(Wire):
     """Where a person clicked."""
 
@@ -152,6 +173,8 @@ class PredictJob(Wire):
     """The version the asker expects; the answer names the version that really computed it."""
     interactive: bool = False
     """A person waits in the editor: the answer goes back to the caller and is not delivered."""
+    rules: Rules | None = None
+    """How its masks are cleaned; None where the project leaves that to us."""
 
     @model_validator(mode="after")
     def _about_its_images(self) -> Self:

@@ -1,4 +1,4 @@
-"""What the rooms tell each other beside requests: versions that are served, events, fields of projects."""
+"""What the rooms tell each other beside requests: versions that are served, events, options of projects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS_S = 3600
 SAME_EVENT_S = 3600
 """How long an event is recognised when it comes a second time, as it does by two webhooks with two names of ours."""
 
-_VERSIONS, _EVENTS, _FIELDS = PREFIX + "model-versions", PREFIX + "events", PREFIX + "expression-fields"
+_VERSIONS, _EVENTS, _OPTIONS = PREFIX + "model-versions", PREFIX + "events", PREFIX + "options"
 _DIGESTS = PREFIX + "webhook-digests"
 
 _KEEP_ONCE = """
@@ -124,30 +124,30 @@ class NoticeBoard:
         return None if digest is None else as_text(digest)
 
     @renaming_redis_errors()
-    def keep_expression_field(self, project_id: int, field: str | None) -> None:
-        """Remember which field of its tasks' data holds a project's expression.
+    def keep_options(self, project_id: int, options: str | None) -> None:
+        """Remember what the backend's extra parameters say about a project.
 
         Args:
             project_id: The project.
-            field: The key of the data; None where nobody named one.
+            options: JSON; None where nobody wrote any.
         """
-        if field is None:
-            self.redis.hdel(_FIELDS, str(project_id))
+        if options is None:
+            self.redis.hdel(_OPTIONS, str(project_id))
         else:
-            self.redis.hset(_FIELDS, str(project_id), field)
+            self.redis.hset(_OPTIONS, str(project_id), options)
 
     @renaming_redis_errors()
-    def expression_field(self, project_id: int) -> str | None:
-        """Recall which field of its tasks' data holds a project's expression.
+    def options(self, project_id: int) -> str | None:
+        """Recall what the backend's extra parameters say about a project.
 
         Args:
             project_id: The project.
 
         Returns:
-            The key of the data, or None where nobody named one.
+            JSON, or None where nobody wrote any.
         """
-        field = self.redis.hget(_FIELDS, str(project_id))
-        return None if field is None else as_text(field)
+        options = self.redis.hget(_OPTIONS, str(project_id))
+        return None if options is None else as_text(options)
 
     @renaming_redis_errors()
     def remember_words(self, project_id: int, task_id: int, to_name: str, expressions: Sequence[str]) -> None:

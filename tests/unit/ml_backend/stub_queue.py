@@ -26,10 +26,10 @@ class StubQueue:
         self._replies: dict[str, Reply] = {}
         self._failures: dict[str, Failure] = {}
         self._versions: list[str] = []
-        self._fields: dict[int, str | None] = {}
         self._words: dict[tuple[int, int, str], tuple[str, ...]] = {}
         self._digests: dict[int, str | None] = {}
         self._fingerprints: set[str] = set()
+        self._options: dict[int, str | None] = {}
 
     def ping(self) -> None:
         if self.away:
@@ -104,13 +104,13 @@ class StubQueue:
         for key in keys:
             self._failures.pop(key, None)
 
-    def keep_expression_field(self, project_id: int, field: str | None) -> None:
+    def keep_options(self, project_id: int, options: str | None) -> None:
         self.ping()
-        self._fields[project_id] = field
+        self._options[project_id] = options
 
-    def expression_field(self, project_id: int) -> str | None:
+    def options(self, project_id: int) -> str | None:
         self.ping()
-        return self._fields.get(project_id)
+        return self._options.get(project_id)
 
     def remember_words(self, project_id: int, task_id: int, to_name: str, expressions: Sequence[str]) -> None:
         self.ping()

@@ -37,7 +37,7 @@ class Drain:
 
     settings = SimpleNamespace(queue_limit=10**9, project_limit=10**9)
 
-    def expression_field(self, _project_id: int) -> None:
+    def options(self, _project_id: int) -> None:
         return None
 
     def model_version(self) -> str:

@@ -8,12 +8,13 @@ from label_studio_sdk.label_interface import LabelInterface
 
 from ml_backend.brush import decode
 from ml_backend.errors import Unaskable
-from ml_backend.gesture import Gesture
+from ml_backend.gesture import Gesture, read_gesture
 from ml_backend.label_config import read_label_config
-from ml_backend.protocol import Task
+from ml_backend.options import Options
+from ml_backend.protocol import Context, Task
 from ml_backend.translate import answer_to_prediction, task_to_job, unaskable_to_failure
 from tests.factories import OUTPUT, make_answer, make_job
-from workers.contract import ASKS_LIMIT, EXPRESSION_LIMIT, Ask, Found, Point, Pointed, PredictJob, Rle
+from workers.contract import ASKS_LIMIT, EXPRESSION_LIMIT, Ask, Found, Point, Pointed, PredictJob, Rle, Rules
 
 XML = """<View><Image name="image" value="$image"/>
 <BrushLabels name="tag" toName="image">
@@ -95,6 +96,68 @@ def test_a_task_that_cannot_be_asked_says_what_it_lacks(data: dict[str, Any], na
 def test_an_empty_prompt_asks_for_nothing() -> None:
     with pytest.raises(Unaskable, match="Nothing is typed"):
         task_to_job(task(expression="the jet"), 3, FIELD, gesture=typed())
+
+
+PAIR = """<View><Image name="before" value="$a"/><Image name="after" value="$b"/>
+<BrushLabels name="tag" toName="before,after"><Label value="ship"/></BrushLabels>
+<RectangleLabels name="box" toName="after"><Label value="ship"/><Label value="pier"/></RectangleLabels>{}</View>"""
+
+
+def pair(**data: Any) -> Task:
+    return Task(id=7, data={"a": "/a.png", "b": "/b.png", **data})
+
+
+def placed(job: PredictJob) -> list[tuple[str, str, str, str]]:
+    """Expression, image address, image and control of each ask."""
+    return [(ask.expression, job.image_uris[ask.image], ask.output.to_name, ask.output.from_name) for ask in job.asks]
+
+
+def test_an_expression_is_asked_about_each_image_that_its_text_area_names() -> None:
+    both = read_label_config(PAIR.format('<TextArea name="prompt" toName="before,after" value="$words"/>'))
+    assert placed(task_to_job(pair(words="the pier"), 3, both)) == [
+        ("the pier", "/a.png", "before", "tag"),
+        ("the pier", "/b.png", "after", "box"),
+    ]
+    after = read_label_config(PAIR.format('<TextArea name="prompt" toName="after" value="$words"/>'))
+    asked = placed(task_to_job(pair(words="a ship"), 3, after))
+    assert asked == [("ship", "/a.png", "before", "tag"), ("a ship", "/b.png", "after", "tag")]
+
+
+def test_the_field_of_the_extra_parameters_is_about_all_images_and_labels_are_asked_once_for_each() -> None:
+    named = read_label_config(PAIR.format(""), Options(expression_field="words"))
+    assert [uri for _, uri, _, _ in placed(task_to_job(pair(words="a ship"), 3, named))] == ["/a.png", "/b.png"]
+    bare = task_to_job(pair(), 3, read_label_config(PAIR.format("")))
+    assert placed(bare) == [
+        ("ship", "/a.png", "before", "tag"),
+        ("ship", "/b.png", "after", "tag"),
+        ("pier", "/b.png", "after", "box"),
+    ]
+
+
+def test_an_image_that_nothing_is_asked_about_is_not_sent_and_need_not_be_there() -> None:
+    texts = '<TextArea name="p1" toName="before" value="$x"/><TextArea name="p2" toName="after" value="$y"/>'
+    found = read_label_config(PAIR.format(texts))
+    job = task_to_job(Task(id=7, data={"b": "/b.png", "x": "", "y": "the pier"}), 3, found)
+    assert placed(job) == [("the pier", "/b.png", "after", "box")]
+    with pytest.raises(Unaskable, match=r'Task 7 has no image: .* under "a"'):
+        task_to_job(Task(id=7, data={"b": "/b.png", "x": "a ship", "y": "the pier"}), 3, found)
+
+
+def test_what_is_typed_at_one_of_several_images_is_about_that_one() -> None:
+    texts = '<TextArea name="p1" toName="before"/><TextArea name="p2" toName="after"/>'
+    found = read_label_config(PAIR.format(texts))
+    context = Context.model_validate({
+        "result": [{"from_name": "p2", "to_name": "after", "value": {"text": ["the pier"]}}]
+    })
+    job = task_to_job(pair(), 3, found, gesture=read_gesture(context, found))
+    assert placed(job) == [("the pier", "/b.png", "after", "box")]
+    assert job.image_uris == ("/b.png",)
+
+
+def test_the_rules_of_cleaning_travel_with_the_job() -> None:
+    found = read_label_config(PAIR.format(""), Options(speck_pixels=5))
+    assert task_to_job(pair(), 3, found).rules == Rules(speck_pixels=5)
+    assert task_to_job(pair(), 3, read_label_config(PAIR.format(""))).rules is None
 
 
 def test_a_task_that_cannot_be_asked_becomes_a_failure_that_the_annotator_finds() -> None:

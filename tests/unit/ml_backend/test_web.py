@@ -17,8 +17,8 @@ from workers.settings import Settings
 
 CONFIG = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image" value="$expression"/>
 <BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
-POLYGONS = """<View><Image name="image" value="$image"/>
-<PolygonLabels name="p" toName="image"><Label value="target"/></PolygonLabels></View>"""
+ELLIPSES = """<View><Image name="image" value="$image"/>
+<EllipseLabels name="p" toName="image"><Label value="target"/></EllipseLabels></View>"""
 
 
 def request(tasks: int = 1, **fields: Any) -> dict[str, Any]:
@@ -39,16 +39,16 @@ TYPED = {"context": {"result": [{"from_name": "prompt", "value": {"text": ["the 
 def test_an_unusable_config_is_refused_in_the_status_line_which_is_all_that_label_studio_shows(
     client: FlaskClient, path: str
 ) -> None:
-    response = client.post(path, json=request(label_config=POLYGONS, schema=POLYGONS))
+    response = client.post(path, json=request(label_config=ELLIPSES, schema=ELLIPSES))
     assert response.status_code == 422
-    assert "only <BrushLabels> is supported now" in response.status
+    assert "draws with <EllipseLabels>" in response.status
     assert '<BrushLabels name="tag" toName="image">' in response.status
     assert response.get_json()["field"] == "label_config"
 
 
 def test_a_reason_cannot_break_out_of_the_status_line(client: FlaskClient) -> None:
     config = '<View><Image name="b\u00fc&#10;ild\r\nX-Evil: 1" value="x"/></View>' + "ß" * 1000
-    for xml in (config, POLYGONS.replace("PolygonLabels", "PolygonLäbels")):
+    for xml in (config, ELLIPSES.replace("EllipseLabels", "EllipseLäbels")):
         response = client.post("/setup", json={"project": "1.1", "schema": xml})
         assert response.status_code == 422
         assert response.status.isascii()
