@@ -31,7 +31,7 @@ from tests.stand_in_label_studio import (
     stand_in_label_studio,
 )
 from tests.with_redis.conftest import wait_for
-from workers.contract import Answer, Ask, Chunk, PredictJob
+from workers.contract import Answer, Ask, Chunk, Output, OutputType, PredictJob
 from workers.queue import JobQueue
 from workers.redis_server import EmbeddedRedis
 
@@ -78,6 +78,22 @@ def test_an_answer_delivered_again_changes_nothing(courier: Courier, label_studi
     for _ in range(3):
         assert courier.deliver(make_answer()) is None
     assert (creates(label_studio), kept(label_studio)) == (1, [("tiny@0", 1)])
+
+
+@pytest.mark.parametrize("kind", ["brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels"])
+def test_regions_of_every_control_and_their_texts_are_known_again(
+    courier: Courier, label_studio: StandInLabelStudio, kind: OutputType
+) -> None:
+    label_studio.config = f"""<View><Image name="image" value="$image"/>
+    <{kind} name="tag" toName="image"><Label value="target"/></{kind}>
+    <TextArea name="words" toName="image" perRegion="true"/></View>"""
+    mask = np.zeros((20, 20), bool)
+    mask[2:8, 2:8] = mask[12:18, 12:18] = True
+    output = Output(from_name="tag", to_name="image", type=kind, words_name="words", instances=True)
+    job = make_job(asks=(Ask(expression="all ships", label="target", output=output),))
+    for _ in range(2):
+        courier.deliver(make_answer(job, mask))
+    assert (creates(label_studio), kept(label_studio)) == (1, [("tiny@0", 4)])
 
 
 def test_an_answer_without_regions_is_delivered_once_too(courier: Courier, label_studio: StandInLabelStudio) -> None:
