@@ -116,7 +116,14 @@ class Fleet:
 
 @pytest.fixture
 def fleet(label_studio: LabelStudioServer, tmp_path: Path) -> Iterator[Fleet]:
-    """The processes' surroundings; nothing runs yet, and no REDIS_URL, so that they share the embedded one."""
+    """The processes' surroundings; nothing runs yet."""
+    fleet = fleet_of(label_studio, tmp_path)
+    yield fleet
+    fleet.stop()
+
+
+def fleet_of(label_studio: LabelStudioServer, directory: Path) -> Fleet:
+    """A fleet that keeps everything in one folder, and has no REDIS_URL, so that it shares the embedded one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -124,14 +131,12 @@ def fleet(label_studio: LabelStudioServer, tmp_path: Path) -> Iterator[Fleet]:
     environment = inherited | {
         "LABEL_STUDIO_URL": label_studio.url,
         "LABEL_STUDIO_API_KEY": label_studio.token,
-        "RSREFSEG_DATA": str(tmp_path / "data"),
+        "RSREFSEG_DATA": str(directory / "data"),
         "RSREFSEG_PORT": str(port),
         "OMP_NUM_THREADS": "1",
         "RSREFSEG_OPEN_WAIT_S": "30",  # a busy machine is no reason to fail
     }
-    fleet = Fleet(environment, tmp_path, f"http://127.0.0.1:{port}")
-    yield fleet
-    fleet.stop()
+    return Fleet(environment, directory, f"http://127.0.0.1:{port}")
 
 
 @dataclass
@@ -158,10 +163,9 @@ class Project:
         )
         return list(answer.raise_for_status().json()["task_ids"])
 
-    def connect(self, url: str) -> httpx.Response:
-        return self.api.post(
-            "/api/ml", json={"url": url, "project": self.id, "title": "RSRefSeg", "is_interactive": True}
-        )
+    def connect(self, url: str, **extra_params: Any) -> httpx.Response:
+        backend = {"url": url, "project": self.id, "title": "RSRefSeg", "is_interactive": True}
+        return self.api.post("/api/ml", json=backend | ({"extra_params": extra_params} if extra_params else {}))
 
     def retrieve(self) -> None:
         everything = {"selectedItems": {"all": True, "excluded": []}}
@@ -174,11 +178,16 @@ class Project:
 
 @pytest.fixture
 def project(api: httpx.Client) -> Project:
-    def create(title: str, config: str) -> int:
-        answer = api.post("/api/projects", json={"title": title, "label_config": config})
-        return int(answer.raise_for_status().json()["id"])
+    return create_project(api, BRUSH_CONFIG)
 
-    return Project(api, create("Scenes", BRUSH_CONFIG), create("Shelf", SHELF_CONFIG))
+
+def create_project(api: httpx.Client, config: str, title: str = "Scenes") -> Project:
+    """A project with a labeling config, and its shelf."""
+    ids = []
+    for name, xml in [(title, config), ("Shelf", SHELF_CONFIG)]:
+        answer = api.post("/api/projects", json={"title": name, "label_config": xml})
+        ids.append(int(answer.raise_for_status().json()["id"]))
+    return Project(api, *ids)
 
 
 @pytest.fixture
