@@ -69,15 +69,25 @@ def clean(mask: np.ndarray, rules: Rules) -> np.ndarray:
     Returns:
         (h, w) bool.
     """
+    if not mask.any():
+        return mask
+    where = _bounds(mask)
+    drawn = np.ascontiguousarray(mask[where])
     if rules.pinhole_pixels > 1:
-        mask = mask | _pinholes(mask, rules.pinhole_pixels)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=TOUCHING_CORNERS)
+        drawn = drawn | _pinholes(drawn, rules.pinhole_pixels)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(drawn.view(np.uint8), connectivity=TOUCHING_CORNERS)
     areas = stats[:, cv2.CC_STAT_AREA]
     largest = areas[1:].max(initial=0)
     keep = areas >= min(largest, max(rules.speck_pixels, rules.speck_share * largest))
     keep[0] = False
-    cleaned: np.ndarray = mask if keep[1:].all() else keep[labels]
+    cleaned = np.zeros_like(mask)
+    cleaned[where] = drawn if keep[1:].all() else keep[labels]
     return cleaned
+
+
+def _bounds(mask: np.ndarray) -> tuple[slice, slice]:
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return slice(top, top + height), slice(left, left + width)
 
 
 def _pinholes(mask: np.ndarray, pixels: int) -> np.ndarray:
@@ -85,7 +95,7 @@ def _pinholes(mask: np.ndarray, pixels: int) -> np.ndarray:
     height, width = mask.shape
     left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
     right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
-    # What touches the image's border is no hole.
+    # What touches the border is open to what lies around it, and no hole.
     fill = (left > 0) & (top > 0) & (right < width) & (bottom < height) & (stats[:, cv2.CC_STAT_AREA] < pixels)
     fill[0] = False
     holes: np.ndarray = fill[labels]
@@ -124,12 +134,17 @@ def parts(mask: np.ndarray, most: int) -> list[Part]:
     Returns:
         The largest of them, the largest first.
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=TOUCHING_CORNERS)
+    if not mask.any():
+        return []
+    down, right = _bounds(mask)
+    drawn = np.ascontiguousarray(mask[down, right])
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(drawn.view(np.uint8), connectivity=TOUCHING_CORNERS)
     by_size = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:most]
     found = []
     for label in by_size:
         left, top, width, height, pixels = (int(number) for number in stats[label])
-        found.append(Part(left, top, pixels, labels[top : top + height, left : left + width] == label))
+        inside = labels[top : top + height, left : left + width] == label
+        found.append(Part(right.start + left, down.start + top, pixels, inside))
     return found
 
 
