@@ -14,16 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from ml_backend.label_studio_server import LabelStudioServer
-from tests.need import need_browser, need_label_studio
+from tests.need import need_label_studio
+from tests.with_label_studio.browser import logged_in
 
 PATIENCE_S = 180.0
-
-ARTIFACTS = Path(os.environ.get("TEST_ARTIFACTS", "artifacts"))
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-sync"]
 
 BRUSH_CONFIG = """<View>
   <Image name="image" value="$image"/>
@@ -192,14 +189,5 @@ def create_project(api: httpx.Client, config: str, title: str = "Scenes") -> Pro
 
 @pytest.fixture
 def page(label_studio: LabelStudioServer) -> Iterator[Page]:
-    ARTIFACTS.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=need_browser(), args=QUIET)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.goto(f"{label_studio.url}/user/login/")
-        page.fill("input[name=email]", label_studio.username)
-        page.fill("input[name=password]", label_studio.password)
-        page.press("input[name=password]", "Enter")
-        page.wait_for_url(lambda url: "login" not in url)
+    with logged_in(label_studio) as page:
         yield page
-        browser.close()

@@ -15,7 +15,8 @@ from playwright.sync_api import Page
 from ml_backend import brush
 from ml_backend.label_studio_server import LabelStudioServer
 from rsrefseg.scenes import Scene, draw_scene
-from tests.with_label_studio.conftest import ARTIFACTS, Fleet, Project, wait_for
+from tests.with_label_studio.browser import ARTIFACTS
+from tests.with_label_studio.conftest import Fleet, Project, wait_for
 
 CONFIG = """<View>
   <Image name="image" value="$image"/>
