@@ -13,7 +13,8 @@ BACKEND = Backend(id=1, url="http://127.0.0.1:9090", title="RSRefSeg", model_ver
 @pytest.mark.parametrize("fields", [("image", "expression"), ("scene", None)])
 def test_the_suitable_config_is_one_that_we_can_use(fields: tuple[str, str | None]) -> None:
     config = read_label_config(suitable_config(*fields))
-    assert (config.image_field, config.expression_field) == fields
+    [image] = config.images
+    assert (image.field, image.expression_field) == fields
     assert config.prompt_name == "prompt"
 
 

@@ -108,7 +108,7 @@ def test_setup_promises_what_workers_serve_now(client: FlaskClient, queue: StubQ
     for version in ("tiny@1", "tiny@2"):
         queue.announce(version)
         assert client.post("/setup", json=recorded("setup")).json == {"model_version": version}
-    assert queue.expression_field(3) == "expression"
+    assert queue.options(3) == '{"expression_field":"expression"}'
 
 
 def test_tasks_are_taken_and_answered_with_not_yet(client: FlaskClient, queue: StubQueue) -> None:
