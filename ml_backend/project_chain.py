@@ -12,6 +12,7 @@ from ml_backend.errors import BackendError, UnusableConfig
 from ml_backend.findings import Finding, State, in_time, looked
 from ml_backend.label_config import read_label_config
 from ml_backend.label_studio import SWITCHES
+from ml_backend.options import Options
 from ml_backend.web_probe import WebAway, WebProbe
 from ml_backend.wiring import UNCERTAINTY, Backend, Hook, Project, Wiring
 from workers.errors import WorkersError
@@ -95,7 +96,8 @@ class ProjectChain:
 
     def _config(self, project: Project) -> Iterator[Finding]:
         try:
-            read_label_config(project.label_config)
+            options = Options.kept(self._queue.options(self._id) if self._queue else None)
+            read_label_config(project.label_config, options)
         except UnusableConfig as exc:
             mend = self._mend("config")
             empty = "name=" not in project.label_config
