@@ -74,6 +74,11 @@ class ImageFetcher:
         self._cache = ImageCache(settings.data / "cache" / "images", settings.image_cache_bytes)
         self._tokens: TokensClientExt | None = None
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._anywhere.close()
+        self._public.close()
+
     def fetch(self, uri: str, task_id: int) -> NDArray[np.uint8]:
         """Fetch and decode an image; `ImageAway` says that whoever has it does not answer.
 

@@ -72,9 +72,20 @@ def bucket() -> Iterator[Bucket]:
         thread.join()
 
 
+opened: list[ImageFetcher] = []
+
+
 def fetcher(label_studio: LabelStudioServer, tmp_path: Path, **fields: Any) -> ImageFetcher:
     told = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.token, "data": tmp_path}
-    return ImageFetcher(Settings(**(told | fields)))
+    opened.append(ImageFetcher(Settings(**(told | fields))))
+    return opened[-1]
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while opened:
+        opened.pop().close()
 
 
 def task_of(project: Project, image: str) -> tuple[str, int]:
