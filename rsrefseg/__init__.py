@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsrefseg.predictor import ImageEmbedding, Predictor, Segment
+    from rsrefseg.predictor import ImageEmbedding, Pointing, Predictor, Segment
 
-__all__ = ["ImageEmbedding", "Predictor", "Segment"]
+__all__ = ["ImageEmbedding", "Pointing", "Predictor", "Segment"]
 
 
 def __getattr__(name: str) -> Any:

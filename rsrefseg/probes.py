@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from rsrefseg.datasets.labelled import LabelledImage
 from rsrefseg.datasets.referring import misspelt
-from rsrefseg.expressions import Grammar, Referral
+from rsrefseg.expressions import Grammar, Referral, Thing, plural
 from rsrefseg.metrics import Overlap, auroc, calibration_error
+from rsrefseg.pointing import Pointing
 from rsrefseg.predictor import Predictor, Segment
 
 OPPOSITES = (("left", "right"), ("top", "bottom"), ("top left", "bottom right"), ("top right", "bottom left"))
@@ -28,11 +29,21 @@ FIGURES = {
     "paraphrase_iou": "IoU between answers to paraphrases, %",
     "upper_case_loss": "points of mIoU lost by upper case",
     "misspelt_loss": "points of mIoU lost by a slip of the finger",
+    "places": "objects pointed at",
+    "boxed_mIoU": "mIoU of a box around one without words, %",
+    "hit_mIoU": "mIoU of a point on one without words, %",
+    "narrowed_mIoU": "mIoU of its class in a box around it, %",
     "predicted_iou_error": "calibration error of the predicted IoU",
     "score_error": "calibration error of the score",
     "score_auroc": "AUROC of the score, right masks against wrong ones",
 }
 """Each figure of `Probes` in words."""
+
+HIT_PIXELS = 100
+"""Smaller objects are not pointed at: nobody hits them without zooming in."""
+
+_BOX_SLACK = 3
+"""How far a box goes round its object, in pixels."""
 
 _WORDINGS = 6
 """How often the grammar is asked to say the same again."""
@@ -62,6 +73,14 @@ class Probes:
     """Points of mIoU that upper case costs."""
     misspelt_loss: float
     """Points of mIoU that one slip of the finger costs."""
+    places: int
+    """Objects of at least `HIT_PIXELS` pixels that were pointed at."""
+    boxed_mIoU: float | None  # noqa: N815
+    """Mean IoU of what a box around each finds where nothing is said."""
+    hit_mIoU: float | None  # noqa: N815
+    """The same of a point on each."""
+    narrowed_mIoU: float | None  # noqa: N815
+    """Mean IoU of "all ships" in a box around one against the ships in that box."""
     predicted_iou_error: float
     """Expected calibration error of the predicted IoU against the real one, in [0, 1]."""
     score_error: float
@@ -101,6 +120,7 @@ def probe(predictor: Predictor, images: Iterable[LabelledImage], per_image: int 
     told_apart: list[bool] = []
     left_empty: list[bool] = []
     answers: list[Segment] = []
+    places: list[tuple[float, float, float]] = []
     for number, labelled in enumerate(images):
         things = labelled.things()
         rng = np.random.default_rng((seed, number))
@@ -123,6 +143,7 @@ def probe(predictor: Predictor, images: Iterable[LabelledImage], per_image: int 
                 [other] = ask([rest[int(rng.integers(len(rest)))]])
                 paraphrased.append(Overlap.of(one.mask, other.mask).iou)
         told_apart += [_told_apart(labelled, pair, ask([one.expression for one in pair])) for pair in _pairs(grammar)]
+        places += [_pointed_at(ask, things, index) for index in _large_enough(things, (seed, number))]
         absent = grammar.absent()
         if absent.meaning[0] in labelled.vocabulary:
             [one] = ask([absent.expression])
@@ -141,6 +162,10 @@ def probe(predictor: Predictor, images: Iterable[LabelledImage], per_image: int 
         paraphrase_iou=_percent(paraphrased) if paraphrased else None,
         upper_case_loss=_percent(plain) - _percent(upper),
         misspelt_loss=_percent(plain) - _percent(slipped),
+        places=len(places),
+        boxed_mIoU=_percent([boxed for boxed, _, _ in places]) if places else None,
+        hit_mIoU=_percent([hit for _, hit, _ in places]) if places else None,
+        narrowed_mIoU=_percent([narrowed for _, _, narrowed in places]) if places else None,
         predicted_iou_error=calibration_error([one.predicted_iou for one in answers], plain),
         score_error=calibration_error([one.score for one in answers], right),
         score_auroc=auroc([one.score for one in answers], right),
@@ -174,6 +199,35 @@ def _pairs(grammar: Grammar) -> list[tuple[Referral, Referral]]:
         if (category, one) in placed and (category, other) in placed
     ]
     return [pair for pair in pairs if pair[0].indices != pair[1].indices][:2]
+
+
+def _large_enough(things: Sequence[Thing], seed: tuple[int, ...]) -> list[int]:
+    # At most two of an image, for the same reason.
+    large = [index for index, thing in enumerate(things) if np.count_nonzero(thing.mask) >= HIT_PIXELS]
+    return [int(index) for index in np.random.default_rng(seed).permutation(large)[:2]]
+
+
+def _pointed_at(
+    ask: Callable[..., Sequence[Segment]], things: Sequence[Thing], index: int
+) -> tuple[float, float, float]:
+    mask, category = things[index].mask, things[index].category
+    h, w = mask.shape
+    rows, columns = np.nonzero(mask)
+    top, bottom = max(0, rows.min() - _BOX_SLACK), min(h, rows.max() + 1 + _BOX_SLACK)
+    left, right = max(0, columns.min() - _BOX_SLACK), min(w, columns.max() + 1 + _BOX_SLACK)
+    box = Pointing(box_xyxy=(left / w, top / h, right / w, bottom / h))
+    middle = int(np.argmin(np.hypot(rows - rows.mean(), columns - columns.mean())))
+    hit = Pointing(inside=((float(columns[middle] + 0.5) / w, float(rows[middle] + 0.5) / h),))
+    alike = np.zeros_like(mask)
+    alike[top:bottom, left:right] = np.any([thing.mask for thing in things if thing.category == category], axis=0)[
+        top:bottom, left:right
+    ]
+    boxed, pointed, narrowed = ask(["", "", f"all {plural(category)}"], [box, hit, box])
+    return (
+        Overlap.of(boxed.mask, mask).iou,
+        Overlap.of(pointed.mask, mask).iou,
+        Overlap.of(narrowed.mask, alike).iou,
+    )
 
 
 def _told_apart(labelled: LabelledImage, pair: tuple[Referral, Referral], found: Sequence[Segment]) -> bool:

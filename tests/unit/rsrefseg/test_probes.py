@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from rsrefseg.datasets import LabelledImage
-from rsrefseg.expressions import Grammar
+from rsrefseg.expressions import Grammar, plural
 from rsrefseg.metrics import auroc, calibration_error
+from rsrefseg.pointing import Pointing
 from rsrefseg.predictor import Segment
 from rsrefseg.probes import probe
 
@@ -28,14 +29,29 @@ class Oracle:
             ).all():
                 self.meanings[referral.expression] = np.isin(self.labelled.ids, [i + 1 for i in referral.indices])
 
+        for number, thing in enumerate(self.labelled.things(), start=1):
+            alone = f"all {plural(thing.category)}"  # the grammar would not say it of one
+            self.meanings.setdefault(alone, self.labelled.ids == number)
+
     def encode(self, image: np.ndarray) -> np.ndarray:
         return image
 
-    def segment(self, _embedding: np.ndarray, expressions: list[str]) -> list[Segment]:
+    def segment(
+        self, _embedding: np.ndarray, expressions: list[str], pointings: list[Pointing] | None = None
+    ) -> list[Segment]:
         nothing = np.zeros(self.labelled.ids.shape, bool)
         everything = self.labelled.ids > 0
         masks = [everything if self.deaf else self.meanings.get(self.read(words), nothing) for words in expressions]
+        if pointings:
+            masks = [
+                pointing.narrow(mask if words else self.labelled.ids == self.number_at(pointing))
+                for words, mask, pointing in zip(expressions, masks, pointings, strict=True)
+            ]
         return [Segment(words, mask, self.score, self.score) for words, mask in zip(expressions, masks, strict=True)]
+
+    def number_at(self, pointing: Pointing) -> int:
+        left, top, right, bottom = pointing.box_xyxy or 2 * pointing.inside[0]
+        return int(self.labelled.ids[int(50 * (top + bottom)), int(50 * (left + right))])
 
     def read(self, words: str) -> str:
         if not self.spells:
@@ -52,6 +68,7 @@ def test_who_understands_everything_passes_every_probe(labelled):
     found = probe(Oracle(labelled), [labelled])
     assert found.mIoU == found.absent_left_empty == found.opposites_told_apart == found.paraphrase_iou == 100
     assert found.deaf_mIoU < 75
+    assert (found.places, found.boxed_mIoU, found.hit_mIoU, found.narrowed_mIoU) == (2, 100, 100, 100)
     assert found.upper_case_loss == 0
     assert found.predicted_iou_error == found.score_error == 0
     assert found.score_auroc is None
