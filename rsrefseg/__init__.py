@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsrefseg.predictor import ImageEmbedding, Pointing, Predictor, Segment
+    from rsrefseg.pointing import Pointing
+    from rsrefseg.predictor import ImageEmbedding, Predictor, Segment
 
 __all__ = ["ImageEmbedding", "Pointing", "Predictor", "Segment"]
 
