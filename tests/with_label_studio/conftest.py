@@ -58,6 +58,12 @@ def api(label_studio: LabelStudioServer) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def personal_token(api: httpx.Client) -> str:
+    """The user's only one: Label Studio gives no second."""
+    return str(api.post("/api/token/").raise_for_status().json()["token"])
+
+
 @dataclass
 class Fleet:
     """Web, worker and courier, started by hand in any order."""

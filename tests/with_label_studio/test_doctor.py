@@ -149,9 +149,8 @@ def test_a_config_whose_label_went_away_makes_predictions_unfit(fleet: Fleet, pr
     assert "do not fit" in wrong["predictions"]["said"]
 
 
-def test_a_personal_access_token_and_a_new_project(fleet: Fleet, project: Project):
-    answer = project.api.post("/api/token/")
-    token = answer.json().get("token") or project.api.get("/api/token/").json()[0]["token"]
+def test_a_personal_access_token_and_a_new_project(fleet: Fleet, personal_token: str):
+    token = personal_token
     fleet.start("web", "simulated", "courier", LABEL_STUDIO_API_KEY=token)
     fleet.wait_until_ready()
     made = run(fleet, "connect", "--new", "Harbour", LABEL_STUDIO_API_KEY=token)

@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,12 +92,6 @@ def task_of(project: Project, image: str) -> tuple[str, int]:
     [task] = project.add({"image": image, **EXPRESSION})
     raw = project.api.get(f"/api/tasks/{task}", params={"resolve_uri": "false"}).raise_for_status().json()
     return raw["data"]["image"], task
-
-
-@pytest.fixture(scope="module")
-def personal_token(api: httpx.Client) -> str:
-    answer = api.post("/api/token/")
-    return str(answer.raise_for_status().json()["token"])
 
 
 @pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # label-studio-sdk 2.1.2
