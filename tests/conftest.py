@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.loopback import Answering, serving
+from workers.images import ImageFetcher
+from workers.settings import Settings
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
@@ -28,7 +34,7 @@ class ImageHost:
 def image_host() -> Iterator[ImageHost]:
     host = ImageHost()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Pages(Answering, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             host.asked.append(self.path)
             status, body = host.pages.get(self.path, (404, b""))
@@ -36,18 +42,18 @@ def image_host() -> Iterator[ImageHost]:
                 status, body = 401, b""
             if host.down:
                 status, body = 503, b""
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.say(status, body)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        host.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with serving(Pages) as host.url:
         yield host
-        server.shutdown()
-        thread.join()
+
+
+@pytest.fixture
+def open_fetcher(tmp_path: Path) -> Iterator[Callable[..., ImageFetcher]]:
+    """Makes fetchers of images from settings, and closes them after the test."""
+    with ExitStack() as stack:
+
+        def make(**settings: Any) -> ImageFetcher:
+            return stack.enter_context(closing(ImageFetcher(Settings(**({"data": tmp_path} | settings)))))
+
+        yield make

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.factories import make_image_uri
+from tests.loopback import Answering, serving
 
 KEY = "fedcba9876543210fedcba9876543210fedcba98"
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -240,44 +241,29 @@ def stand_in_label_studio(port: int = 0, *, keep_alive: bool = False) -> Iterato
     """Run one on loopback; connections that are kept make it faster, and stay until their clients end."""
     held = StandInLabelStudio()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Stands(Answering, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1" if keep_alive else "HTTP/1.0"
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or b"{}")
             if self.headers["Authorization"] != f"Token {held.key}" and self.path != "/api/version":
-                return self.say((401, {"detail": "Invalid token."}))
+                return self.tell((401, {"detail": "Invalid token."}))
             behave = held.mood(self.command, urlsplit(self.path).path)
-            return self.say(behave(lambda: held.carry_out(self.command, self.path, body)))
+            return self.tell(behave(lambda: held.carry_out(self.command, self.path, body)))
 
         do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815  The names that http.server looks for.
 
-        def say(self, answer: Answer | None) -> None:
+        def tell(self, answer: Answer | None) -> None:
             if answer is None:
                 self.close_connection = True
                 return
             status, body = answer
-            text = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "image/*" if isinstance(body, bytes) else "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *_: object) -> None:
-            pass
+            self.say(status, b"" if body is None else body)
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, *_: object) -> None:
             """Those who do not wait for a slow answer are no error."""
 
-    with Server(("127.0.0.1", port), Handler) as server:
-        held.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield held
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Stands, port, Server) as held.url:
+        yield held

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +17,11 @@ from PIL import Image
 from ml_backend.label_studio import LabelStudio
 from ml_backend.label_studio_server import LabelStudioServer
 from tests.factories import make_image_uri, make_png
+from tests.loopback import Answering, serving
 from tests.with_label_studio.conftest import Project
 from workers.errors import ImageRefused
 from workers.image_cache import ImageCache
 from workers.images import ImageFetcher
-from workers.settings import Settings
 
 OLD, NEW = make_png((40, 60)), make_png((20, 60))
 EXPRESSION = {"expression": "the ship"}
@@ -42,7 +41,7 @@ class Bucket:
 def bucket() -> Iterator[Bucket]:
     bucket = Bucket(files={"/scenes/a.png": OLD})
 
-    class Handler(BaseHTTPRequestHandler):
+    class Files(Answering, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             bucket.asked.append(self.path)
             path = self.path.partition("?")[0]
@@ -59,32 +58,16 @@ def bucket() -> Iterator[Bucket]:
 
         do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        bucket.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with serving(Files) as bucket.url:
         yield bucket
-        server.shutdown()
-        thread.join()
 
 
-opened: list[ImageFetcher] = []
+Fetch = Callable[..., ImageFetcher]
 
 
-def fetcher(label_studio: LabelStudioServer, tmp_path: Path, **fields: Any) -> ImageFetcher:
-    told = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.token, "data": tmp_path}
-    opened.append(ImageFetcher(Settings(**(told | fields))))
-    return opened[-1]
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    while opened:
-        opened.pop().close()
+@pytest.fixture
+def fetcher(open_fetcher: Fetch, label_studio: LabelStudioServer) -> Fetch:
+    return partial(open_fetcher, label_studio_url=label_studio.url, label_studio_api_key=label_studio.token)
 
 
 def task_of(project: Project, image: str) -> tuple[str, int]:
@@ -97,32 +80,32 @@ def task_of(project: Project, image: str) -> tuple[str, int]:
 @pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # label-studio-sdk 2.1.2
 @pytest.mark.parametrize("kind", ["legacy", "personal"])
 def test_an_upload_is_opened_by_either_kind_of_token(
-    label_studio: LabelStudioServer, project: Project, tmp_path: Path, personal_token: str, kind: str
+    label_studio: LabelStudioServer, project: Project, fetcher: Fetch, personal_token: str, kind: str
 ) -> None:
     token = personal_token if kind == "personal" else label_studio.token
     uri, task = task_of(project, project.upload("a.png", OLD))
-    images = fetcher(label_studio, tmp_path, label_studio_api_key=token)
+    images = fetcher(label_studio_api_key=token)
     assert images.fetch(uri, task).shape == (40, 60, 3)
     assert images.fetch(uri, task).shape == (40, 60, 3)
     with closing(LabelStudio(label_studio.url, token)) as door:
         assert door.check_key() == label_studio.username
 
 
-def test_a_stranger_is_told_which_key_to_set(label_studio: LabelStudioServer, project: Project, tmp_path: Path) -> None:
+def test_a_stranger_is_told_which_key_to_set(project: Project, fetcher: Fetch) -> None:
     uri, task = task_of(project, project.upload("a.png", OLD))
     with pytest.raises(ImageRefused, match="set LABEL_STUDIO_API_KEY"):
-        fetcher(label_studio, tmp_path, label_studio_api_key="").fetch(uri, task)
+        fetcher(label_studio_api_key="").fetch(uri, task)
 
 
 def test_a_local_file_is_read_once_until_it_changes(
-    label_studio: LabelStudioServer, project: Project, tmp_path: Path
+    label_studio: LabelStudioServer, project: Project, tmp_path: Path, fetcher: Fetch
 ) -> None:
     folder = label_studio.log.parent / f"scenes {project.id}"
     folder.mkdir()
     file = folder / "a b.png"
     file.write_bytes(OLD)
     uri, task = task_of(project, f"/data/local-files/?d={folder.name}/a b.png")
-    images = fetcher(label_studio, tmp_path)
+    images = fetcher()
     with pytest.raises(ImageRefused, match="Local Files storage"):
         images.fetch(uri, task)
     storage = {"project": project.id, "path": str(folder), "use_blob_urls": True}
@@ -138,19 +121,19 @@ def test_a_local_file_is_read_once_until_it_changes(
     assert images.fetch(uri, task).shape == (20, 60, 3)
 
 
-def test_an_image_may_be_inside_the_task(label_studio: LabelStudioServer, project: Project, tmp_path: Path) -> None:
+def test_an_image_may_be_inside_the_task(project: Project, fetcher: Fetch) -> None:
     uri, task = task_of(project, make_image_uri((40, 60)))
-    assert fetcher(label_studio, tmp_path).fetch(uri, task).shape == (40, 60, 3)
+    assert fetcher().fetch(uri, task).shape == (40, 60, 3)
 
 
 def test_another_host_is_asked_without_the_token_if_it_may_be(
-    label_studio: LabelStudioServer, project: Project, bucket: Bucket, tmp_path: Path
+    label_studio: LabelStudioServer, project: Project, bucket: Bucket, fetcher: Fetch
 ) -> None:
     uri, task = task_of(project, f"{bucket.url}/scenes/a.png")
     with pytest.raises(ImageRefused, match=r"add 127\.0\.0\.1 to RSREFSEG_IMAGE_HOSTS"):
-        fetcher(label_studio, tmp_path).fetch(uri, task)
+        fetcher().fetch(uri, task)
     assert bucket.asked == []
-    images = fetcher(label_studio, tmp_path, image_hosts="127.0.0.1")
+    images = fetcher(image_hosts="127.0.0.1")
     for _ in range(2):
         assert images.fetch(uri, task).shape == (40, 60, 3)
     assert bucket.sent == 1
@@ -160,7 +143,7 @@ def test_another_host_is_asked_without_the_token_if_it_may_be(
 
 @pytest.mark.parametrize("presign", [True, False], ids=["presigned", "through Label Studio"])
 def test_a_cloud_image_is_read_with_the_storages_credentials_which_stay_in_label_studio(
-    label_studio: LabelStudioServer, project: Project, bucket: Bucket, tmp_path: Path, presign: bool
+    label_studio: LabelStudioServer, project: Project, bucket: Bucket, fetcher: Fetch, presign: bool
 ) -> None:
     storage = {
         "project": project.id,
@@ -176,7 +159,7 @@ def test_a_cloud_image_is_read_with_the_storages_credentials_which_stay_in_label
     uri, task = task_of(project, "s3://scenes/a.png")
     assert uri == "s3://scenes/a.png"
     bucket.asked.clear()
-    images = fetcher(label_studio, tmp_path)
+    images = fetcher()
     for _ in range(2):
         assert images.fetch(uri, task).shape == (40, 60, 3)
     assert ("X-Amz-Signature" in bucket.asked[-1]) == presign
@@ -188,12 +171,12 @@ def test_a_cloud_image_is_read_with_the_storages_credentials_which_stay_in_label
 
 
 def test_a_photo_lies_as_the_annotator_sees_it(
-    label_studio: LabelStudioServer, project: Project, tmp_path: Path
+    label_studio: LabelStudioServer, project: Project, fetcher: Fetch
 ) -> None:
     exif = Image.Exif()
     exif[274] = 6
     photo = make_png((40, 60), format="JPEG", quality=100, exif=exif)
     uri, task = task_of(project, "data:image/jpeg;base64," + base64.b64encode(photo).decode())
-    image = fetcher(label_studio, tmp_path).fetch(uri, task)
+    image = fetcher().fetch(uri, task)
     assert image.shape == (60, 40, 3)
     assert np.median(image[:25, 25:]) > 250

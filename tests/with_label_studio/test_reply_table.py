@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.loopback import Answering, serving
 from tests.with_label_studio.conftest import BRUSH_CONFIG, Project, create_project
 
 VERSION = "stand-in@1"
@@ -36,37 +36,21 @@ class StandInBackend:
 def backend() -> Iterator[StandInBackend]:
     backend = StandInBackend()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answers(Answering, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._say(200, {"status": "UP"})
+            self.say(200, {"status": "UP"})
 
         def do_POST(self) -> None:
             sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path != "/predict":
-                self._say(200, {"model_version": VERSION})
+                self.say(200, {"model_version": VERSION})
                 return
             backend.asked.append(len(sent["tasks"]))
             answer = backend.reply(len(sent["tasks"]))
-            self._say(500 if answer is None else 200, answer)
+            self.say(500 if answer is None else 200, answer)
 
-        def _say(self, status: int, body: Any) -> None:
-            text = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        backend.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with serving(Answers) as backend.url:
         yield backend
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

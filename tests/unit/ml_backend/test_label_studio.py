@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import jwt
 import pytest
 
 from ml_backend.errors import KeyRefused
 from ml_backend.label_studio import LabelStudio
+from tests.loopback import Answering, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")  # label-studio-sdk 2.1.2
 
@@ -40,47 +40,31 @@ class Exchange:
 def exchange() -> Iterator[Exchange]:
     exchange = Exchange()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Tokens(Answering, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if sent == {"refresh": PERSONAL}:
                 exchange.given.append(sign("access", exchange.seconds))
-                self.answer(200, {"access": exchange.given[-1]})
+                self.say(200, {"access": exchange.given[-1]})
             else:
-                self.answer(401, {"detail": "Token is invalid"})
+                self.say(401, {"detail": "Token is invalid"})
 
         def do_GET(self) -> None:
             known = exchange.given and self.headers["Authorization"] == f"Bearer {exchange.given[-1]}"
-            user = {"id": 1, "email": "anna@example.com", "username": "anna"}
-            self.answer(200, user) if known else self.answer(401, {"detail": "Invalid token."})
+            user = {"id": 1, "email": "user@example.com", "username": "user"}
+            self.say(200, user) if known else self.say(401, {"detail": "Invalid token."})
 
-        def answer(self, status: int, said: object) -> None:
-            body = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        exchange.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with serving(Tokens) as exchange.url:
         yield exchange
-        server.shutdown()
-        thread.join()
 
 
 def test_a_connection_that_outlives_its_access_token_gets_another(exchange: Exchange) -> None:
     exchange.seconds = 0.5
     with closing(LabelStudio(exchange.url, PERSONAL)) as door:
-        assert door.check_key() == "anna@example.com"
+        assert door.check_key() == "user@example.com"
         time.sleep(0.6)
         exchange.seconds = 300
-        assert [door.check_key() for _ in range(2)] == ["anna@example.com"] * 2
+        assert [door.check_key() for _ in range(2)] == ["user@example.com"] * 2
     assert len(exchange.given) == 2
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from tests.factories import make_png
 from workers.errors import ImageAway, ImageRefused
 from workers.image_network import HostPrivate, public_addresses
 from workers.images import ImageFetcher
-from workers.settings import Settings
 
 PUBLIC = "93.184.216.34"
 PNG = make_png()
@@ -70,32 +69,25 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
     return known
 
 
-opened: list[ImageFetcher] = []
+Fetch = Callable[..., ImageFetcher]
 
 
-def fetcher(tmp_path: Path, **settings: Any) -> ImageFetcher:
-    opened.append(ImageFetcher(Settings(data=tmp_path, label_studio_url="http://label-studio.lan", **settings)))
-    return opened[-1]
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    while opened:
-        opened.pop().close()
+@pytest.fixture
+def fetcher(open_fetcher: Fetch) -> Fetch:
+    return partial(open_fetcher, label_studio_url="http://label-studio.lan")
 
 
 def test_a_name_that_means_a_private_address_by_the_time_of_connecting_is_refused(
-    server: Server, names: dict[str, list[list[str]]], tmp_path: Path
+    server: Server, names: dict[str, list[list[str]]], fetcher: Fetch
 ) -> None:
     names["rebinding.example"] = [[PUBLIC], ["127.0.0.1"]]
     with pytest.raises(ImageRefused, match=r"private network; an administrator may add rebinding\.example"):
-        fetcher(tmp_path).fetch(f"http://rebinding.example:{server.port}/a.png", 7)
+        fetcher().fetch(f"http://rebinding.example:{server.port}/a.png", 7)
     assert server.heard == []
 
 
 def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
-    server: Server, names: dict[str, list[list[str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, names: dict[str, list[list[str]]], fetcher: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names["rebinding.example"] = [[PUBLIC], [PUBLIC], ["127.0.0.1"]]
     asked: list[str] = []
@@ -106,7 +98,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
 
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(ImageAway):
-        fetcher(tmp_path).fetch(f"http://rebinding.example:{server.port}/a.png", 7)
+        fetcher().fetch(f"http://rebinding.example:{server.port}/a.png", 7)
     assert asked == [PUBLIC], "an address and no name, which could mean something else by then"
 
 
@@ -149,19 +141,19 @@ def test_public_addresses_are_given_as_they_are(address: str) -> None:
 
 
 def test_an_allowed_host_is_asked_by_its_name(
-    server: Server, names: dict[str, list[list[str]]], tmp_path: Path
+    server: Server, names: dict[str, list[list[str]]], fetcher: Fetch
 ) -> None:
     names["tiles.lan"] = [["127.0.0.1"]]
-    images = fetcher(tmp_path, image_hosts="tiles.lan")
+    images = fetcher(image_hosts="tiles.lan")
     assert images.fetch(f"http://tiles.lan:{server.port}/a.png", 7).shape == (6, 8, 3)
     assert f"Host: tiles.lan:{server.port}".encode() in server.heard[0]
 
 
 def test_a_connection_of_a_trusted_storage_serves_no_stranger(
-    server: Server, names: dict[str, list[list[str]]], tmp_path: Path
+    server: Server, names: dict[str, list[list[str]]], fetcher: Fetch
 ) -> None:
     names["tiles.lan"] = [["127.0.0.1"]]
-    images = fetcher(tmp_path, image_hosts="tiles.lan")
+    images = fetcher(image_hosts="tiles.lan")
     images.fetch(f"http://tiles.lan:{server.port}/a.png", 7)
     names["stranger.example"] = [[PUBLIC], ["127.0.0.1"]]
     with pytest.raises(ImageRefused, match="private network"):
@@ -170,7 +162,7 @@ def test_a_connection_of_a_trusted_storage_serves_no_stranger(
 
 
 @pytest.mark.parametrize("part", ["head", "body"])
-def test_a_host_that_drips_ends_with_the_deadline_wherever_it_is(server: Server, tmp_path: Path, part: str) -> None:
+def test_a_host_that_drips_ends_with_the_deadline_wherever_it_is(server: Server, fetcher: Fetch, part: str) -> None:
     def drip(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n" if part == "head" else GOOD[:-20])
         for letter in b"X-Slow: " + b"x" * 200 if part == "head" else GOOD[-20:]:
@@ -178,14 +170,14 @@ def test_a_host_that_drips_ends_with_the_deadline_wherever_it_is(server: Server,
             time.sleep(0.1 if part == "head" else 1)
 
     server.speak = drip
-    images = fetcher(tmp_path, image_hosts="127.0.0.1", image_timeout_s=0.5)
+    images = fetcher(image_hosts="127.0.0.1", image_timeout_s=0.5)
     began = time.monotonic()
     with pytest.raises(ImageAway):
         images.fetch(f"http://127.0.0.1:{server.port}/a.png", 7)
     assert time.monotonic() - began < 10, "and not after the 20 s that it drips"
 
 
-def test_a_host_that_sends_less_than_it_said_is_away(server: Server, tmp_path: Path) -> None:
+def test_a_host_that_sends_less_than_it_said_is_away(server: Server, fetcher: Fetch) -> None:
     server.speak = lambda connection: connection.sendall(GOOD[:-20])
     with pytest.raises(ImageAway, match="RemoteProtocolError"):
-        fetcher(tmp_path, image_hosts="127.0.0.1").fetch(f"http://127.0.0.1:{server.port}/a.png", 7)
+        fetcher(image_hosts="127.0.0.1").fetch(f"http://127.0.0.1:{server.port}/a.png", 7)
