@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rsrefseg.datasets.gestures import POINTS, Gesture, point_at, union
 from rsrefseg.datasets.labelled import LabelledImage
-from rsrefseg.datasets.pointing import POINTS, Pointing, point_at, union
 from rsrefseg.expressions import SYNONYMS, Grammar, Thing, plural
 from rsrefseg.features import PointPrompts
 
@@ -133,7 +133,7 @@ class ReferringBatches:
         token_ids: list[Tensor] = []
         index: list[int] = []
         drawn: list[int] = []
-        pointing: list[Pointing] = []
+        gestures: list[Gesture] = []
         gt_masks: list[np.ndarray] = []
         counted: list[np.ndarray] = []
         classes: list[np.ndarray] = []
@@ -147,7 +147,7 @@ class ReferringBatches:
             for place, referral in enumerate(referrals):
                 if place < self._drawn:
                     drawn.append(len(token_ids))
-                    pointing.append(point_at(things, referral, unknown.shape, rng))
+                    gestures.append(point_at(things, referral, unknown.shape, rng))
                 token_ids.append(self._tokenizer(_roughened(referral.expression, rng)))
                 index.append(len(images))
                 gt_masks.append(_quartered(union(things, referral.indices, unknown.shape)))
@@ -161,12 +161,12 @@ class ReferringBatches:
             torch.tensor(index, dtype=torch.long),
             torch.tensor(drawn, dtype=torch.long),
             PointPrompts(
-                torch.tensor([one.points for one in pointing], dtype=torch.float32).reshape(-1, POINTS, 2),
-                torch.tensor([one.kinds for one in pointing], dtype=torch.long).reshape(-1, POINTS),
+                torch.tensor([one.points for one in gestures], dtype=torch.float32).reshape(-1, POINTS, 2),
+                torch.tensor([one.kinds for one in gestures], dtype=torch.long).reshape(-1, POINTS),
             ),
-            torch.tensor([one.said for one in pointing], dtype=torch.bool),
-            torch.from_numpy(np.stack([_quartered(one.mask) for one in pointing]))
-            if pointing
+            torch.tensor([one.said for one in gestures], dtype=torch.bool),
+            torch.from_numpy(np.stack([_quartered(one.mask) for one in gestures]))
+            if gestures
             else torch.zeros(0, size // 4, size // 4),
             torch.from_numpy(np.stack(gt_masks)),
             torch.from_numpy(np.stack(counted)),

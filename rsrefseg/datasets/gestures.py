@@ -11,7 +11,7 @@ from rsrefseg.expressions import Referral, Thing
 from rsrefseg.features import BOTTOM_RIGHT, INSIDE, NOT_A_POINT, OUTSIDE, TOP_LEFT
 
 POINTS = 3
-"""Most points of one pointing: a box and a point, or some points."""
+"""Most points of one gesture: a box and a point, or some points."""
 
 SILENT = 0.5
 """How often nobody points at anything."""
@@ -20,7 +20,7 @@ WORDLESS = 0.4
 """How often those who point say nothing."""
 
 
-class Pointing(NamedTuple):
+class Gesture(NamedTuple):
     """A person's gesture, and what is meant by it together with the words."""
 
     points: tuple[tuple[float, float], ...]
@@ -32,7 +32,7 @@ class Pointing(NamedTuple):
     """(h, w) bool."""
 
 
-def point_at(things: Sequence[Thing], referral: Referral, shape: tuple[int, ...], rng: np.random.Generator) -> Pointing:
+def point_at(things: Sequence[Thing], referral: Referral, shape: tuple[int, ...], rng: np.random.Generator) -> Gesture:
     """Invent a gesture, or none, for an expression.
 
     A box means what of the named lies in it, a point the one that is hit, a point outside all but the one that is hit.
@@ -48,26 +48,26 @@ def point_at(things: Sequence[Thing], referral: Referral, shape: tuple[int, ...]
     """
     named = list(referral.indices)
     if not named or rng.random() < SILENT:
-        return _pointing([], said=True, mask=union(things, named, shape))
+        return _gesture([], said=True, mask=union(things, named, shape))
     said = rng.random() >= WORDLESS
     hit = named[int(rng.integers(len(named)))]
     if len(named) > 1 and said and rng.random() < 0.25:
         rest = [index for index in named if index != hit]
         points = [(OUTSIDE, *_inside(things[hit].mask, rng)), (INSIDE, *_inside(things[rest[0]].mask, rng))]
-        return _pointing(points, said=True, mask=union(things, rest, shape))
+        return _gesture(points, said=True, mask=union(things, rest, shape))
     if rng.random() < 0.5:
-        return _pointing([(INSIDE, *_inside(things[hit].mask, rng))], said=said, mask=things[hit].mask)
+        return _gesture([(INSIDE, *_inside(things[hit].mask, rng))], said=said, mask=things[hit].mask)
     left, top, right, bottom = _box(things[hit].mask, rng)
     h, w = shape
     box = np.zeros(shape, bool)
     box[round(top * h) : round(bottom * h), round(left * w) : round(right * w)] = True
     mask = union(things, named, shape) & box if said else things[hit].mask
-    return _pointing([(TOP_LEFT, left, top), (BOTTOM_RIGHT, right, bottom)], said=said, mask=mask)
+    return _gesture([(TOP_LEFT, left, top), (BOTTOM_RIGHT, right, bottom)], said=said, mask=mask)
 
 
-def _pointing(points: list[tuple[int, float, float]], *, said: bool, mask: np.ndarray) -> Pointing:
+def _gesture(points: list[tuple[int, float, float]], *, said: bool, mask: np.ndarray) -> Gesture:
     points = points + [(NOT_A_POINT, 0.0, 0.0)] * (POINTS - len(points))
-    return Pointing(tuple((x, y) for _, x, y in points), tuple(kind for kind, _, _ in points), said, mask)
+    return Gesture(tuple((x, y) for _, x, y in points), tuple(kind for kind, _, _ in points), said, mask)
 
 
 def _inside(mask: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
