@@ -121,10 +121,16 @@ class Prompter(nn.Module):
         Returns:
             (n, g, g) logits.
         """
+        matched = self._compared(clip, pooled[:, None], image_index)[:, 0]
+        return self._corrected(clip, pooled, image_index, matched)
+
+    def _compared(self, clip: Tensor, words: Tensor, image_index: Tensor) -> Tensor:
+        # (n, t, c) words, each with the cells of its own image: (n, t, g, g) logits.
         wide = torch.promote_types(clip.dtype, torch.float32)  # logits of half precision would tie
         cells = of_each(functional.normalize(clip.to(wide), dim=1), image_index)  # (n, c, g, g)
-        whole = functional.normalize(pooled.to(wide), dim=1)  # (n, c)
-        matched = self.logit(torch.einsum("nchw,nc->nhw", cells, whole))  # (n, g, g)
+        return self.logit(torch.einsum("nchw,ntc->nthw", cells, functional.normalize(words.to(wide), dim=2)))
+
+    def _corrected(self, clip: Tensor, pooled: Tensor, image_index: Tensor, matched: Tensor) -> Tensor:
         return matched if self.fusion is None else matched + self.fusion(clip, pooled, image_index, matched)
 
     def forward(
@@ -150,13 +156,12 @@ class Prompter(nn.Module):
         Returns:
             k = ceil(g / 4) squared sparse prompts and the activation.
         """
-        wide = torch.promote_types(clip.dtype, torch.float32)  # logits of half precision would tie
-        cells = of_each(functional.normalize(clip.to(wide), dim=1), image_index)  # (n, c, g, g)
-        words = functional.normalize(text.tokens.to(wide), dim=2)  # (n, t, c)
-        likely = torch.sigmoid(self.logit(torch.einsum("nchw,ntc->nthw", cells, words)))  # (n, t, g, g)
+        words = torch.cat([text.tokens, text.pooled[:, None]], dim=1)  # (n, t + 1, c): each word, then the whole
+        logits = self._compared(clip, words, image_index)  # (n, t + 1, g, g)
+        likely = torch.sigmoid(logits[:, :-1])  # (n, t, g, g)
         valid = text.valid.to(likely.dtype)  # (n, t)
         mean = torch.einsum("nthw,nt->nhw", likely, valid / valid.sum(1, keepdim=True))  # (n, g, g)
-        activation = self.find(clip, text.pooled, image_index)  # (n, g, g)
+        activation = self._corrected(clip, text.pooled, image_index, logits[:, -1])  # (n, g, g)
         if searched is not None:
             activation = activation.where(searched, activation.clamp(max=NOWHERE))
         down = self.prompter_down_channel
