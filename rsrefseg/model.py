@@ -141,14 +141,30 @@ class RSRefSeg(nn.Module):
         else:
             searched = None if pointed is None else cells_in_box(pointed, (image.clip.shape[2], image.clip.shape[3]))
             sparse, activation = self.prompter(image.clip, text, image_index, frequencies, searched)
-        if pointed is not None:
-            sparse = torch.cat([sparse, self._places(pointed).to(sparse.dtype)], dim=1)  # (n, k, d)
         position = fourier_position(frequencies, (h, w))
-        size = at_once or len(image_index)
-        parts = zip(sam.split(size), sparse.split(size), activation.split(size), strict=True)
-        drawn = (self._draw(*part, position, said=text is not None) for part in parts)
+        size, said = at_once or len(image_index), text is not None
+        if pointed is None:
+            logits, predicted_iou = self._drawn(sam, sparse, activation, position, size, said=said)
+            return Decoded(logits, predicted_iou, activation)
+        # Those who pointed nowhere have as many prompts as without the others.
+        somewhere = (pointed.kinds != NOT_A_POINT).any(1)
+        with_places = torch.cat([sparse, self._places(pointed).to(sparse.dtype)], dim=1)  # (n, k, d)
+        groups = [(rows, prompts) for rows, prompts in ((~somewhere, sparse), (somewhere, with_places)) if rows.any()]
+        drawn = [
+            self._drawn(sam[rows], prompts[rows], activation[rows], position, size, said=said)
+            for rows, prompts in groups
+        ]
+        logits, predicted_iou = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        order = torch.cat([rows.nonzero()[:, 0] for rows, _ in groups]).argsort()
+        return Decoded(logits[order], predicted_iou[order], activation)
+
+    def _drawn(
+        self, sam: Tensor, sparse: Tensor, activation: Tensor, position: Tensor, at_once: int, *, said: bool
+    ) -> tuple[Tensor, Tensor]:
+        parts = zip(sam.split(at_once), sparse.split(at_once), activation.split(at_once), strict=True)
+        drawn = (self._draw(*part, position, said=said) for part in parts)
         logits, predicted_iou = zip(*drawn, strict=True)
-        return Decoded(torch.cat(logits), torch.cat(predicted_iou), activation)
+        return torch.cat(logits), torch.cat(predicted_iou)
 
     def _places(self, pointed: PointPrompts) -> Tensor:
         encoder = self.prompt_encoder

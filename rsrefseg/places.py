@@ -68,6 +68,30 @@ def alike(clip: Tensor, image_index: Tensor, pointed: PointPrompts) -> TextFeatu
     return TextFeatures(tokens=pooled[:, None], pooled=pooled, valid=valid)
 
 
+def said_or_alike(
+    text: TextFeatures, said: Tensor, clip: Tensor, image_index: Tensor, pointed: PointPrompts
+) -> TextFeatures:
+    """Let places stand for the words of those who said none, and leave the others' as they are.
+
+    Args:
+        text: Features of n expressions.
+        said: (n,) bool, whether the words count.
+        clip: (b, c, g, g), the features of b images.
+        image_index: (n,) int64, which image each is about.
+        pointed: n gestures.
+
+    Returns:
+        Features of n expressions, padded as they were.
+    """
+    places = alike(clip, image_index, pointed)
+    first = torch.arange(text.valid.shape[1], device=said.device) == 0  # the one word of a place
+    return TextFeatures(
+        tokens=torch.where(said[:, None, None], text.tokens, places.tokens.to(text.tokens.dtype)),
+        pooled=torch.where(said[:, None], text.pooled, places.pooled.to(text.pooled.dtype)),
+        valid=torch.where(said[:, None], text.valid, first),
+    )
+
+
 def _corner(pointed: PointPrompts, kind: int) -> tuple[Tensor, Tensor]:
     place = (pointed.points * (pointed.kinds == kind)[..., None]).sum(1)  # (n, 2)
     return place[:, 0], place[:, 1]

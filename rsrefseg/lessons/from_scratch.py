@@ -17,9 +17,10 @@ from rsrefseg.datasets.referring import CLASSES, class_words, misspelt
 from rsrefseg.encoders import FactorisedEmbedding
 from rsrefseg.evaluate import Evaluation, evaluate
 from rsrefseg.expressions import Grammar
-from rsrefseg.features import NOT_A_POINT, PointPrompts, TextFeatures
+from rsrefseg.features import TextFeatures
 from rsrefseg.losses import alignment_loss, drawing_loss, finding_loss
 from rsrefseg.model import RSRefSeg
+from rsrefseg.places import said_or_alike
 from rsrefseg.predictor import Predictor
 from rsrefseg.tokenizer import Tokenizer
 
@@ -194,17 +195,9 @@ class FromScratch:
             return loss
         asked = TextFeatures(*(part[named:][batch.drawn] for part in text))
         about, counted = batch.image_index[batch.drawn], counted[batch.drawn]
-        points = (batch.pointed.kinds != NOT_A_POINT).any(1)
-        for rows in (~points, points & batch.said, points & ~batch.said):
-            if rows.any():
-                said = TextFeatures(*(part[rows] for part in asked)) if batch.said[rows].all() else None
-                pointed = PointPrompts(*(part[rows] for part in batch.pointed)) if points[rows].all() else None
-                decoded = model.decode(image, said, about[rows], pointed=pointed)
-                owing = drawing_loss(
-                    decoded, batch.drawn_masks[rows], counted[rows], bce=owed.bce, dice=owed.dice, iou=owed.iou
-                )
-                loss = loss + owing * rows.float().mean()
-        return loss
+        meant = said_or_alike(asked, batch.said, image.clip, about, batch.pointed)
+        decoded = model.decode(image, meant, about, pointed=batch.pointed)
+        return loss + drawing_loss(decoded, batch.drawn_masks, counted, bce=owed.bce, dice=owed.dice, iou=owed.iou)
 
     def score(self, predictor: Predictor) -> dict[str, Evaluation]:
         """Ask about the images that are held out.

@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from rsrefseg.datasets.pointing import POINTS, point_at
+from rsrefseg.datasets.gestures import POINTS, point_at
 from rsrefseg.errors import BadPointing
 from rsrefseg.expressions import Referral
-from rsrefseg.features import BOTTOM_RIGHT, INSIDE, NOT_A_POINT, OUTSIDE, TOP_LEFT
+from rsrefseg.features import BOTTOM_RIGHT, INSIDE, NOT_A_POINT, OUTSIDE, TOP_LEFT, PointPrompts
 from rsrefseg.model import RSRefSeg
-from rsrefseg.places import cells_in_box, cells_meant
+from rsrefseg.places import cells_in_box, cells_meant, said_or_alike
 from rsrefseg.pointing import Pointing
 from rsrefseg.predictor import point_prompts
+from rsrefseg.tokenizer import Tokenizer
 
 CLICK = Pointing(inside=((0.25, 0.5),))
 BOX = Pointing(box_xyxy=(0.125, 0.25, 0.5, 0.75))
@@ -144,3 +145,29 @@ def test_of_a_mask_remains_what_the_gesture_means(pointing, kept):
     assert not (narrowed & ~MASK).any()
     assert [(y, x) for y, x in ((10, 10), (10, 60), (60, 10)) if narrowed[y, x]] == kept
     assert MASK.sum() == 1400, "the mask itself is not changed"
+
+
+def test_who_points_nowhere_gets_the_same_mask_beside_those_who_point(model, small):
+    model = model.double()
+    image = model.encode_image(torch.rand(1, 3, small.image_size, small.image_size, dtype=torch.float64))
+    tokenizer = Tokenizer(small.text.positions)
+    text = model.encode_text([tokenizer(words) for words in ("the ship", "all tanks", "the jet")])
+    about = torch.zeros(3, dtype=torch.long)
+    nowhere = PointPrompts(torch.zeros(3, 2, 2), torch.full((3, 2), NOT_A_POINT))
+    nowhere.kinds[1], nowhere.points[1] = torch.tensor([TOP_LEFT, BOTTOM_RIGHT]), torch.tensor([[0.1, 0.1], [0.6, 0.6]])
+    silent = model.decode(image, text, about).low_res_logits
+    mixed = model.decode(image, text, about, pointed=nowhere).low_res_logits
+    torch.testing.assert_close(mixed[[0, 2]], silent[[0, 2]], atol=1e-9, rtol=0)
+    assert (mixed[1] - silent[1]).abs().max() > 1e-6
+
+
+def test_a_place_stands_for_the_words_of_those_who_said_none(model, small):
+    image = model.encode_image(torch.rand(1, 3, small.image_size, small.image_size))
+    tokenizer = Tokenizer(small.text.positions)
+    text = model.encode_text([tokenizer("the ship"), tokenizer("all tanks")])
+    boxes, about = point_prompts([BOX, BOX], torch.device("cpu")), torch.zeros(2, dtype=torch.long)
+    meant = said_or_alike(text, torch.tensor([True, False]), image.clip, about, boxes)
+    together = model.decode(image, meant, about, pointed=boxes).low_res_logits
+    alone = model.decode(image, None, about[:1], pointed=point_prompts([BOX], torch.device("cpu"))).low_res_logits
+    torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=1e-5)
+    assert (meant.pooled[0] == text.pooled[0]).all()
