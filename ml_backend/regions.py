@@ -1,11 +1,11 @@
-"""Masks -> regions of Label Studio: one way of writing for each control, and no more of it than the editor bears."""
+"""Masks <-> regions of Label Studio: one way of writing for each control, and no more of it than the editor bears."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,20 @@ import numpy as np
 from PIL import Image
 
 from ml_backend import brush
-from ml_backend.shapes import Part, box_around, clean, coarser, in_one_line, parts, rings_of, turned_box_around
-from workers.contract import Answer, Ask, Found, OutputType, Rules
+from ml_backend.shapes import (
+    Box,
+    Part,
+    box_around,
+    clean,
+    coarser,
+    corners_of,
+    filled,
+    in_one_line,
+    parts,
+    rings_of,
+    turned_box_around,
+)
+from workers.contract import PIXELS_LIMIT, Answer, Ask, Found, OutputType, Rules
 
 LEVELS = 7
 """How often a mask may be drawn more coarsely, each time half as fine; what is too much then is left out."""
@@ -24,6 +36,8 @@ BYTES_AN_EDGE = 10
 
 DECIMALS = 4
 """Of percentages: a hundredth of a pixel in an image of 10,000."""
+
+PNG = "data:image/png;base64,"
 
 WHITE_THEN_BLACK = [255, 255, 255, 0, 0, 0]
 
@@ -56,6 +70,31 @@ def regions(answer: Answer) -> list[Region]:
             drawing.level += 1
     _leave_out(drawings, lambda: sum(drawing.cost for drawing in drawings) > 1)
     return [region for drawing in drawings for shape in drawing.shapes for region in shape.regions]
+
+
+def mask_of(region: Region) -> np.ndarray:
+    """Read what a region of one of the controls covers: the way back from what `regions` writes, and people change.
+
+    Brush and bitmask come back as they were, polygons and boxes as the pixels whose middle they enclose.
+
+    Args:
+        region: As Label Studio keeps it, from whoever wrote it.
+
+    Returns:
+        (h, w) bool.
+
+    Raises:
+        ValueError: If it is not such a region; the sentence holds nothing of its content.
+    """
+    value, kind = region.get("value"), region.get("type")
+    if not isinstance(value, dict) or not isinstance(kind, str) or kind not in _READ:
+        raise ValueError("a region is of no control that masks go to")
+    height, width = region.get("original_height"), region.get("original_width")
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > PIXELS_LIMIT:
+        raise ValueError("a region does not say a possible size of its image")
+    if region.get("image_rotation"):
+        raise ValueError("a region was drawn on an image that was turned in the editor")
+    return _READ[kind](value, (height, width))
 
 
 @dataclass(frozen=True)
@@ -196,7 +235,7 @@ def _bitmask(mask: np.ndarray) -> Value:
     image.putpalette(WHITE_THEN_BLACK)
     file = io.BytesIO()
     image.save(file, "PNG", bits=1, transparency=b"\0\xff")
-    return {"imageDataURL": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}
+    return {"imageDataURL": PNG + base64.b64encode(file.getvalue()).decode()}
 
 
 PAINTED: dict[OutputType, Callable[[np.ndarray], Value]] = {"bitmasklabels": _bitmask, "brushlabels": _brush}
@@ -222,3 +261,60 @@ def _box(several: list[Part], mask: np.ndarray, *, turned: bool) -> Value:
         "height": round(100 * box.height / height, DECIMALS),
         "rotation": round(box.degrees, DECIMALS),
     }
+
+
+def _from_brush(value: Value, size_hw: tuple[int, int]) -> np.ndarray:
+    rle = value.get("rle")
+    if not isinstance(rle, list):
+        raise ValueError("a brush region has no run lengths")
+    try:
+        return brush.decode(rle, size_hw)
+    except ValueError as exc:
+        raise ValueError("a brush region has run lengths that cannot be read") from exc
+
+
+def _from_bitmask(value: Value, size_hw: tuple[int, int]) -> np.ndarray:
+    url = value.get("imageDataURL")
+    if not isinstance(url, str) or not url.startswith(PNG):
+        raise ValueError("a bitmask region has no PNG")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(url[len(PNG) :], validate=True)), formats=["PNG"]) as image:
+            if image.size != size_hw[::-1]:
+                raise ValueError("it is of another size than its image")
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        raise ValueError("a bitmask region has a PNG that cannot be read") from exc
+    opaque: np.ndarray = alpha >= brush.OPAQUE
+    return opaque
+
+
+def _from_polygon(value: Value, size_hw: tuple[int, int]) -> np.ndarray:
+    try:
+        points = np.array(value.get("points"), float)
+    except (ValueError, TypeError) as exc:
+        raise ValueError("a polygon has points that are none") from exc
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
+        raise ValueError("a polygon has points that are none")
+    return filled(points / 100 * size_hw[::-1], size_hw)
+
+
+def _from_box(value: Value, size_hw: tuple[int, int]) -> np.ndarray:
+    try:
+        sides = np.array([value.get(name) for name in ("x", "y", "width", "height")], float)
+        degrees = float(value.get("rotation") or 0)
+    except (ValueError, TypeError) as exc:
+        raise ValueError("a box has sides that are none") from exc
+    if not np.isfinite([*sides, degrees]).all():
+        raise ValueError("a box has sides that are none")
+    height, width = size_hw
+    x, y, across, down = (float(side) for side in sides / 100 * (width, height, width, height))
+    return filled(corners_of(Box(x, y, across, down, degrees)), size_hw)
+
+
+_READ: Mapping[str, Callable[[Value, tuple[int, int]], np.ndarray]] = {
+    "bitmasklabels": _from_bitmask,
+    "brushlabels": _from_brush,
+    "polygonlabels": _from_polygon,
+    "rectanglelabels": _from_box,
+}
+"""How a region of each control is read."""

@@ -1,4 +1,4 @@
-"""Masks as shapes: cleaned, made coarser, cut into connected parts, and enclosed by rings and boxes.
+"""Masks as shapes: cleaned, made coarser, cut into connected parts, enclosed by rings and boxes, and drawn from them.
 
 Rings and boxes run along the edges of pixels, not through their centres: a mask of one pixel is a square of size 1.
 """
@@ -18,6 +18,11 @@ HOLES_LIMIT = 32
 """Most holes that are cut out of one part; smaller ones beyond it are filled."""
 
 POINTS_AT_ONCE = 256
+
+CROSSINGS_LIMIT = 20_000_000
+"""Most rows that the lines of a ring may cross in all."""
+
+PIXELS_AT_ONCE = 1 << 22
 
 TOUCHING_CORNERS = 8
 TOUCHING_SIDES = 4
@@ -187,6 +192,69 @@ def turned_box_around(several: Sequence[Part], size_hw: tuple[int, int]) -> Box:
         if 0 <= box.x <= width and 0 <= box.y <= height and box.width <= width and box.height <= height:
             candidates.append((min(degrees, 360 - degrees), box))
     return min(candidates)[1] if candidates else box_around(several)
+
+
+def corners_of(box: Box) -> np.ndarray:
+    """Say where a box ends.
+
+    Args:
+        box: The box.
+
+    Returns:
+        (4, 2) float, x and y, clockwise from the corner that it is turned about.
+    """
+    turn = np.radians(box.degrees)
+    along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
+    corner = np.array([box.x, box.y])
+    sides = [0 * along, box.width * along, box.width * along + box.height * across, box.height * across]
+    corners: np.ndarray = corner + np.array(sides)
+    return corners
+
+
+def filled(ring: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Draw what a ring encloses: the way back from `in_one_line`.
+
+    A pixel belongs to it if its middle does. Where the ring crosses itself, what it goes round in sum counts, as in
+    the editor, so that a hole that is gone round the other way stays open.
+
+    Args:
+        ring: (n, 2) float, x and y in pixels, in one line and closed; it may reach beyond the image.
+        size_hw: The image's height and width.
+
+    Returns:
+        (h, w) bool.
+
+    Raises:
+        ValueError: If the ring goes up and down more often than any that is worth drawing.
+    """
+    height, width = size_hw
+    start = np.clip(ring, -1e9, 1e9)
+    end = np.roll(start, -1, axis=0)
+    # Each line from above to below, so that one that is gone both ways is crossed at the very same spot.
+    down = start[:, 1] < end[:, 1]
+    upper, lower = np.where(down[:, None], start, end), np.where(down[:, None], end, start)
+    first, last = (np.clip(np.ceil(ends[:, 1] - 0.5), 0, height).astype(np.int64) for ends in (upper, lower))
+    rows = last - first
+    if rows.sum() > CROSSINGS_LIMIT:
+        raise ValueError("a polygon has too many long lines")
+    line = np.repeat(np.arange(len(ring)), rows)
+    row = np.arange(len(line)) - np.repeat(np.cumsum(rows) - rows, rows) + first[line]
+    share = (row + 0.5 - upper[line, 1]) / (lower - upper)[line, 1]
+    x = upper[line, 0] + share * (lower - upper)[line, 0]
+    # Beyond the right edge is a column more, which is cut off.
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    turn = np.where(down[line], 1, -1)
+    mask = np.zeros(size_hw, bool)
+    at_once = max(1, PIXELS_AT_ONCE // (width + 1))
+    order = np.argsort(row, kind="stable")
+    row, column, turn = row[order], column[order], turn[order]
+    for top in range(int(row[0]) if len(row) else height, int(row[-1]) + 1 if len(row) else height, at_once):
+        some = slice(*np.searchsorted(row, [top, top + at_once]))
+        bottom = min(height, top + at_once)
+        places = (row[some] - top) * (width + 1) + column[some]
+        crossed = np.bincount(places, turn[some], (bottom - top) * (width + 1)).reshape(-1, width + 1)
+        mask[top:bottom] = np.cumsum(crossed, axis=1)[:, :width] != 0
+    return mask
 
 
 def rings_of(part: Part, tolerance_px: float, hole_pixels: int) -> list[np.ndarray]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from label_studio_sdk.converter.brush import encode_rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
 from ml_backend.brush import decode
-from ml_backend.regions import regions
+from ml_backend.regions import mask_of, regions
 from tests.factories import make_answer, make_job
 from workers.contract import Answer, Ask, Found, Output, OutputType, Rle, Rules
 
@@ -187,3 +188,109 @@ def test_a_noisy_mask_of_4096_pixels_ends_small_and_in_time(kind: OutputType) ->
     if kind in ("brushlabels", "bitmasklabels"):
         covered = drawn(result)
         assert np.count_nonzero(covered & disc) / np.count_nonzero(covered | disc) > 0.95
+
+
+def strewn(seed: int, size_hw: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(seed).random(size_hw) < 0.3
+
+
+def united(result: list[dict[str, Any]]) -> np.ndarray:
+    masks = [mask_of(json.loads(json.dumps(region))) for region in result if region["type"] != "textarea"]
+    together: np.ndarray = np.logical_or.reduce(masks)
+    return together
+
+
+AS_IT_IS = Rules(speck_pixels=0, speck_share=0, pinhole_pixels=0, tolerance_px=0, polygon_hole_pixels=0)
+
+
+@pytest.mark.parametrize("kind", ["brushlabels", "bitmasklabels"])
+@pytest.mark.parametrize("instances", [True, False])
+def test_painted_masks_come_back_pixel_by_pixel(kind: OutputType, instances: bool):
+    mask = strewn(1, (24, 31))
+    assert (united(regions(answer(ask(kind, instances=instances), mask=mask, rules=AS_IT_IS))) == mask).all()
+
+
+@pytest.mark.parametrize("instances", [True, False])
+def test_polygons_that_follow_the_edges_come_back_with_their_holes(instances: bool):
+    mask = np.zeros((80, 100), bool)
+    mask[10:70, 10:90] = True
+    mask[20:30, 20:40] = mask[40:60, 50:80] = False
+    mask[45:50, 60:70] = True  # an island in a hole
+    mask[2:5, 3:4] = True
+    result = regions(answer(ask("polygonlabels", instances=instances), mask=mask, rules=AS_IT_IS))
+    assert (united(result) == mask).all()
+
+
+def test_simplified_polygons_stay_within_their_tolerance():
+    y, x = np.mgrid[:200, :200]
+    mask = np.hypot(x - 100, y - 90) < 70
+    result = regions(answer(ask("polygonlabels"), mask=mask, rules=Rules(tolerance_px=1)))
+    back = united(result)
+    near = np.abs(np.hypot(x - 100, y - 90) - 70) < 2
+    assert (back == mask)[~near].all()
+    assert np.count_nonzero(back & mask) / np.count_nonzero(back | mask) > 0.97
+
+
+def test_boxes_come_back_as_boxes_also_turned_ones():
+    mask = two_ships()
+    assert (united(regions(answer(ask("rectanglelabels"), mask=mask))) == mask).all()
+    y, x = np.mgrid[:120, :120]
+    slanted = (np.abs((x - 60) + (y - 60)) < 20) & (np.abs((x - 60) - (y - 60)) < 50)
+    back = united(regions(answer(ask("rectanglelabels", rotated=True), mask=slanted)))
+    assert np.count_nonzero(back & slanted) / np.count_nonzero(back | slanted) > 0.93
+
+
+def test_what_reaches_beyond_the_image_is_cut_off():
+    value = {"x": -50, "y": 50, "width": 75, "height": 500, "rotation": 0, "rectanglelabels": ["ship"]}
+    region = {"type": "rectanglelabels", "original_width": 8, "original_height": 4, "value": value}
+    expected = np.zeros((4, 8), bool)
+    expected[2:, :2] = True
+    assert (mask_of(region) == expected).all()
+
+
+def test_soft_edges_of_the_brush_belong_to_the_mask_from_the_middle_on():
+    rgba = np.zeros((2, 4, 4), np.uint8)
+    rgba[0, :, 3] = [0, 127, 128, 255]
+    rle = encode_rle(rgba.reshape(-1))
+    value = {"format": "rle", "rle": rle, "brushlabels": ["ship"]}
+    region = {"type": "brushlabels", "original_width": 4, "original_height": 2, "value": value}
+    assert mask_of(region).tolist() == [[False, False, True, True], [False] * 4]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        {"rle": "AAAA", "imageDataURL": 3, "points": "a", "x": "b"},
+        {"rle": [1, 2, 3], "imageDataURL": "data:image/png;base64,!!", "points": [[1, 2]], "x": None},
+        {"rle": [255] * 50, "imageDataURL": "data:image/png;base64,AAAA", "points": [[1, 2], [3, 4], [5]], "x": [1]},
+        {"rle": [{}], "imageDataURL": "http://127.0.0.1/a.png", "points": [[1, 2], [float("nan"), 4], [5, 6]]},
+    ],
+)
+@pytest.mark.parametrize("kind", TYPES)
+def test_broken_regions_are_refused_in_a_sentence_without_their_content(kind: OutputType, value: Any):
+    region = {"type": kind, "original_width": 8, "original_height": 4, "value": value}
+    with pytest.raises(ValueError, match=r"^a (region|brush region|bitmask region|polygon|box) "):
+        mask_of(region)
+
+
+@pytest.mark.parametrize("size", [(0, 4), (10**6, 10**6), (None, 4), ("8", 4), (True, 4), (8.0, 4)])
+def test_impossible_sizes_are_refused_before_memory_is_taken(size: tuple[Any, Any]):
+    value = {"x": 0, "y": 0, "width": 100, "height": 100}
+    region = {"type": "rectanglelabels", "original_width": size[0], "original_height": size[1], "value": value}
+    with pytest.raises(ValueError, match="possible size"):
+        mask_of(region)
+
+
+def test_what_was_drawn_on_a_turned_image_is_refused():
+    [region] = regions(answer(ask("brushlabels")))
+    with pytest.raises(ValueError, match="turned"):
+        mask_of({**region, "image_rotation": 90})
+
+
+def test_a_polygon_that_goes_up_and_down_for_ever_is_refused():
+    points = [[50, 0 if n % 2 else 100] for n in range(20_000)]
+    region = {"type": "polygonlabels", "original_width": 9, "original_height": 9000, "value": {"points": points}}
+    with pytest.raises(ValueError, match="too many"):
+        mask_of(region)
