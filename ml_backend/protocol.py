@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ml_backend.errors import BadRequest, Malformed
 from ml_backend.options import Options
@@ -103,6 +103,58 @@ class TaskPage(Sent):
     """GET /api/tasks: some of a project's tasks."""
 
     tasks: tuple[ListedTask, ...]
+    total: int
+    """How many there are from the first of this page on."""
+
+
+def _list(value: object) -> object:
+    return value if isinstance(value, list) else []
+
+
+Result = Annotated[tuple[Any, ...], BeforeValidator(_list)]
+"""Whatever people, models and scripts left there; who reads it has to look at each part."""
+
+
+class KeptPrediction(Sent):
+    """A prediction with its masks."""
+
+    id: int
+    model_version: str | None = None
+    result: Result = ()
+
+
+class KeptAnnotation(Sent):
+    """An annotation with its masks; drafts are no annotations."""
+
+    id: int
+    updated_at: AwareDatetime
+    was_cancelled: bool = False
+    completed_by: int | None = None
+    lead_time: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    parent_prediction: int | None = None
+    """The prediction that it began from, as long as that exists."""
+    result: Result = ()
+
+
+class AnnotatedTask(Task):
+    """A task with all that was said about it."""
+
+    updated_at: str
+    annotations: tuple[KeptAnnotation, ...] = ()
+    predictions: tuple[KeptPrediction, ...] = ()
+
+
+class ChangedTask(Sent):
+    """A task, and when something about it changed last: any annotation that comes, changes or goes counts."""
+
+    id: int
+    updated_at: Annotated[str, Field(min_length=1)]
+
+
+class ChangedPage(Sent):
+    """GET /api/tasks with as little as can be."""
+
+    tasks: tuple[ChangedTask, ...]
     total: int
     """How many there are from the first of this page on."""
 
