@@ -44,7 +44,7 @@ def web(host: str | None, port: int | None) -> None:
 
 @main.command()
 def courier() -> None:
-    """Bring finished masks to Label Studio until Ctrl-C."""
+    """Bring finished masks to Label Studio, and fetch what annotators made of them, until Ctrl-C."""
     with complaining(BackendError, WorkersError):
         settings = Settings.load()
         logs.configure(settings.log_level)
@@ -84,6 +84,24 @@ def prelabel(project_id: int, limit: int | None, wait: bool, as_json: bool) -> N
                 if not ended:
                     click.echo("Stopped. The same command goes on where this one ended.", err=True)
     sys.exit(int(bool(work.tally.failed or (wait and work.tally.unaskable))))
+
+
+@main.command()
+@click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def dataset(project_id: int, as_json: bool) -> None:
+    """Count the corrections of a project that the courier has gathered so far."""
+    from rich.console import Console
+
+    from ml_backend.dataset import count, tables
+    from workers.corrections import Corrections
+
+    with complaining(BackendError, WorkersError):
+        counts = count(Corrections(Settings.load().data), project_id)
+        if as_json:
+            click.echo(json.dumps(asdict(counts)))
+        else:
+            Console().print(tables(counts))
 
 
 @main.command()

@@ -12,9 +12,11 @@ from rq.utils import now
 
 from ml_backend.courier import Courier, employ
 from ml_backend.errors import KeyRefused, LabelStudioAway, LabelStudioRefused, StartFailed
+from ml_backend.gatherer import Gatherer, GathererThread
 from ml_backend.housekeeper import Housekeeper
 from ml_backend.label_studio import LabelStudio
 from workers import leased
+from workers.corrections import Corrections
 from workers.leased import LeasedWorker, Pace, Stop
 from workers.queue import JobQueue
 from workers.settings import Settings
@@ -92,22 +94,30 @@ def run(settings: Settings) -> None:
             raise StartFailed(str(exc)) from exc
         except (LabelStudioAway, LabelStudioRefused) as exc:
             log.warning("label studio is away; deliveries wait for it", extra={"reason": str(exc)})
-        serve(queue, Courier(queue, label_studio))
+        # A connection of its own: what is read there takes long, and is done at the same time.
+        gatherer = Gatherer(queue, LabelStudio.of(settings), Corrections(settings.data))
+        serve(queue, Courier(queue, label_studio), gatherer=gatherer)
 
 
-def serve(queue: JobQueue, courier: Courier, pace: Pace | None = None) -> None:
-    """Deliver until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
+def serve(queue: JobQueue, courier: Courier, pace: Pace | None = None, gatherer: Gatherer | None = None) -> None:
+    """Deliver, and gather corrections, until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
 
     Args:
         queue: Where the deliveries are.
         courier: Who makes them.
         pace: How soon its death is noticed.
+        gatherer: Who fetches corrections; nobody by default.
     """
     pace = pace or Pace()
     employ(courier)
     housekeeper = Housekeeper(queue, pace.round_s)
     housekeeper.start()
+    gathering = GathererThread(gatherer) if gatherer else None
+    if gathering:
+        gathering.start()
     log.info("courier ready")
     stop = Stop()
     leased.serve(lambda: CourierWorker(queue, courier, stop, pace), stop)
+    if gathering:
+        gathering.stop()
     housekeeper.stop()

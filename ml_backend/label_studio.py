@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple, Self
 
 import httpx
 from label_studio_sdk import LabelStudio as Client
 from label_studio_sdk.core.api_error import ApiError
+from pydantic import ValidationError
 
 from ml_backend.errors import (
     AddressBlocked,
@@ -22,8 +24,10 @@ from ml_backend.errors import (
     StartFailed,
     TaskGone,
 )
-from ml_backend.protocol import TaskPage
+from ml_backend.protocol import AnnotatedTask, ChangedPage, TaskPage
 from workers.settings import Settings
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0
 """Longest that one call may take; a prediction with many masks is megabytes of JSON."""
@@ -176,17 +180,48 @@ class LabelStudio:
         Returns:
             The tasks in the order of their ids, and how many there are from the first of them on.
         """
-        hidden = [f"tasks:{column}" for column in UNREAD_COLUMNS]
-        newer = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": after}
-        query = {
-            "filters": {"conjunction": "and", "items": [newer]},
-            "ordering": ["tasks:id"],
-            "hiddenColumns": {"explore": hidden, "labeling": hidden},
-        }
-        # Raw addresses, as /predict is sent them, lest the same request has two keys.
-        where = {"project": project_id, "page_size": page_size, "query": json.dumps(query), "resolve_uri": "false"}
         with self._renaming_errors():
-            return TaskPage.model_validate_json(self._read("api/tasks/", where))
+            return TaskPage.model_validate_json(self._page(project_id, page_size, _number("id", "greater", after)))
+
+    def annotated(self, project_id: int, after: int = 0, page_size: int = PAGE) -> ChangedPage:
+        """List some tasks of a project that have annotations which count, without these.
+
+        Args:
+            project_id: The project.
+            after: The id of the task before the first one.
+            page_size: Most tasks to list; Label Studio may be set to give fewer.
+
+        Returns:
+            The tasks in the order of their ids, and how many there are from the first of them on.
+        """
+        filters = [_number("id", "greater", after), _number("total_annotations", "greater", 0)]
+        with self._renaming_errors():
+            page = self._page(project_id, page_size, *filters, hidden=(*UNREAD_COLUMNS, "predictions_model_versions"))
+            return ChangedPage.model_validate_json(page)
+
+    def with_annotations(self, project_id: int, task_ids: Sequence[int]) -> dict[int, AnnotatedTask | None]:
+        """Read tasks with all their annotations and predictions.
+
+        Args:
+            project_id: Their project.
+            task_ids: The tasks; their masks are all in memory at once.
+
+        Returns:
+            Those of them that exist, by their numbers; None for one that cannot be read, whatever somebody put there.
+        """
+        these = _number("id", "in_list", list(task_ids))
+        with self._renaming_errors():
+            sent = json.loads(self._page(project_id, len(task_ids), these, fields="all"))
+        found: dict[int, AnnotatedTask | None] = {}
+        for task in sent["tasks"]:
+            try:
+                found[task["id"]] = AnnotatedTask.model_validate(task)
+            except ValidationError as exc:
+                [first, *_] = exc.errors(include_url=False, include_context=False, include_input=False)
+                facts = {"project_id": project_id, "task_id": task["id"], "field": ".".join(map(str, first["loc"]))}
+                log.warning("task not readable", extra={**facts, "reason": first["msg"]})
+                found[task["id"]] = None
+        return found
 
     def predictions(self, *, task_id: int | None = None, project_id: int | None = None) -> list[Stored]:
         """List the predictions of one task or of a whole project.
@@ -242,6 +277,19 @@ class LabelStudio:
         with suppress(NotFound), self._renaming_errors():
             self._client.predictions.delete(id=prediction_id)
 
+    def _page(
+        self, project_id: int, size: int, *filters: dict[str, Any], hidden: Sequence[str] = UNREAD_COLUMNS, **more: str
+    ) -> bytes:
+        columns = [f"tasks:{column}" for column in hidden]
+        query = {
+            "filters": {"conjunction": "and", "items": filters},
+            "ordering": ["tasks:id"],
+            "hiddenColumns": {"explore": columns, "labeling": columns},
+        }
+        # Raw addresses, as /predict is sent them, lest the same request has two keys.
+        where = {"project": project_id, "page_size": size, "query": json.dumps(query), "resolve_uri": "false", **more}
+        return self._read("api/tasks/", where)
+
     def _read(self, path: str, params: dict[str, Any], method: str = "GET", **sent: Any) -> bytes:
         # By the SDK's connection and not by its method: the objects that it builds take half a second for a page.
         client = self._client._client_wrapper.httpx_client
@@ -288,6 +336,10 @@ class LabelStudio:
                 return TaskGone(f"Task {task_id} is no longer in Label Studio.")
             return RequestRefused(f"Label Studio refused it ({status}): {said}")
         return LabelStudioRefused(f"Label Studio at {self.url} answered {status}: {said}")
+
+
+def _number(column: str, operator: str, value: int | list[int]) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": "Number", "value": value}
 
 
 def _parsed(body: Any) -> dict[str, Any]:

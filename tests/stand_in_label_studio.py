@@ -7,7 +7,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -90,6 +90,12 @@ class StandInLabelStudio:
     page_limit: int = 10_000
     """The most tasks that it lists at once."""
     predictions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    annotations: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    """By their task, which must be changed by `annotate`."""
+    updated: dict[int, str] = field(default_factory=dict)
+    """When a task last changed, in a number that grows."""
+    read: list[int] = field(default_factory=list)
+    """Tasks that were read with their annotations, in order."""
     version: str = "1.23.2"
     project: dict[str, Any] = field(default_factory=dict)
     """What is not as in a new project."""
@@ -214,22 +220,52 @@ class StandInLabelStudio:
     def page(self, query: dict[str, list[str]]) -> dict[str, Any]:
         """Some of the tasks, as the Data Manager's query says; addresses in them are left as they are."""
         asked = json.loads(query["query"][0])
-        [newer] = asked["filters"]["items"]
+        newer, *others = asked["filters"]["items"]
         if newer["filter"] == "filter:tasks:total_predictions":
             held = sorted({one["task"] for one in self.predictions.values()})
             return {"total": len(held), "tasks": [self._listed(number) for number in held[-1:]]}
-        assert (newer["filter"], newer["operator"], asked["ordering"]) == ("filter:tasks:id", "greater", ["tasks:id"])
+        assert (newer["filter"], asked["ordering"]) == ("filter:tasks:id", ["tasks:id"])
         assert query["resolve_uri"] == ["false"]
-        assert "tasks:predictions_model_versions" not in asked["hiddenColumns"]["explore"]
-        tasks = self.tasks if isinstance(self.tasks, range) else sorted(self.tasks)
-        left = tasks[bisect_right(tasks, newer["value"]) :]
+        if newer["operator"] == "in_list":
+            assert query["fields"] == ["all"]
+            return {"tasks": [self._whole(number) for number in newer["value"] if number in self.tasks]}
+        assert newer["operator"] == "greater"
+        listed: Sequence[int] = self.tasks if isinstance(self.tasks, range) else sorted(self.tasks)
+        if others:
+            assert [one["filter"] for one in others] == ["filter:tasks:total_annotations"]
+            counting = (number for number, some in self.annotations.items() if not all(map(_is_cancelled, some)))
+            listed = sorted(number for number in counting if number in self.tasks)
+        else:
+            assert "tasks:predictions_model_versions" not in asked["hiddenColumns"]["explore"]
+        left = listed[bisect_right(listed, newer["value"]) :]
         size = min(int(query["page_size"][0]), self.page_limit)
         return {"total": len(left), "tasks": [self._listed(number) for number in left[:size]]}
+
+    def annotate(self, task: int, *annotations: dict[str, Any]) -> None:
+        """Give a task these annotations in place of those that it has."""
+        with self._lock:
+            self.annotations[task] = list(annotations)
+            self.updated[task] = str(int(self.updated.get(task, "0")) + 1)
+
+    def _whole(self, number: int) -> dict[str, Any]:
+        self.read.append(number)
+        predictions = [one for one in self.predictions.values() if one["task"] == number]
+        return {
+            **self._listed(number),
+            "annotations": self.annotations.get(number, []),
+            "predictions": predictions,
+            "drafts": [{"id": 1, "result": [{"type": "brushlabels"}]}],
+        }
 
     def _listed(self, number: int) -> dict[str, Any]:
         versions = {one["model_version"] for one in self.predictions.values() if one["task"] == number}
         data = self.data.get(number, {"image": make_image_uri(), "expression": "the ship"})
-        return {"id": number, "data": data, "predictions_model_versions": ",".join(versions)}
+        at = self.updated.get(number, "0")
+        return {"id": number, "updated_at": at, "data": data, "predictions_model_versions": ",".join(versions)}
+
+
+def _is_cancelled(annotation: dict[str, Any]) -> bool:
+    return bool(annotation.get("was_cancelled"))
 
 
 def _invalid(reason: str) -> Answer:

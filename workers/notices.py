@@ -23,7 +23,10 @@ WORDS_S = 3600
 SAME_EVENT_S = 3600
 """How long an event is recognised when it comes a second time, as it does by two webhooks with two names of ours."""
 
-_VERSIONS, _EVENTS, _OPTIONS = PREFIX + "model-versions", PREFIX + "events", PREFIX + "options"
+EVENTS, PROJECTS = PREFIX + "events", PREFIX + "gather:projects"
+"""Where the events are, and the projects that ever asked for us, with the time of their last looking through."""
+
+_VERSIONS, _OPTIONS = PREFIX + "model-versions", PREFIX + "options"
 _DIGESTS = PREFIX + "webhook-digests"
 
 _KEEP_ONCE = """
@@ -95,7 +98,7 @@ class NoticeBoard:
             Whether it was kept now; not if it was before.
         """
         key = f"{PREFIX}event:{fingerprint}" if fingerprint else ""
-        return bool(self._keep_once([key, _EVENTS], [SAME_EVENT_S, EVENTS_KEPT, event.model_dump_json()]))
+        return bool(self._keep_once([key, EVENTS], [SAME_EVENT_S, EVENTS_KEPT, event.model_dump_json()]))
 
     @renaming_redis_errors()
     def keep_webhook_digest(self, project_id: int, digest: str | None) -> None:
@@ -131,6 +134,8 @@ class NoticeBoard:
             project_id: The project.
             options: JSON; None where nobody wrote any.
         """
+        # Every page of a project's tasks leads here, so whoever has us connected is known to those who gather.
+        self.redis.zadd(PROJECTS, {str(project_id): 0}, nx=True)
         if options is None:
             self.redis.hdel(_OPTIONS, str(project_id))
         else:

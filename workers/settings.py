@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     """Where jobs wait; without it the processes of one machine share an embedded Redis under RSREFSEG_DATA."""
 
     data: Path = Path("~/.local/share/rsrefseg")
-    """Where the embedded Redis and the model versions are kept."""
+    """Where the embedded Redis, the corrections and the model versions are kept."""
     preset: str = "tiny"
     """Which model of the package a worker loads."""
     checkpoint: Path | None = None
@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     """Whether images come from those hosts alone; Label Studio and its cloud storages are allowed in any case."""
     image_cache_bytes: Annotated[int, Field(ge=0)] = 1024**3
     """Most disk space under RSREFSEG_DATA for image files that are asked for again, in bytes; 0 for none."""
+
+    reconcile_s: Annotated[float, Field(gt=0)] = 300.0
+    """How often the courier looks through each project for annotations that no webhook told of, in seconds."""
 
     hung_s: Annotated[float, Field(validate_default=True)] = 120.0
     """How long a worker may be silent over a job before it is killed, in seconds; longer than any one step may take."""

@@ -1,0 +1,163 @@
+"""What the corrections of a project come to: how many, of what, by whom, how far from what was shown, since when."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import get_args
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from workers.corrections import AnnotationRecord, Correction, Corrections, Origin
+
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
+
+DAYS_SHOWN = 14
+
+NOTHING_YET = (
+    "No corrections of project {project} are here. The courier gathers them from what annotators submit: see that "
+    "`rsrefseg-backend courier` runs with the same RSREFSEG_DATA; `rsrefseg-backend doctor --project {project}` looks "
+    "at the rest."
+)
+
+
+@dataclass
+class Tally:
+    """Some of the corrections."""
+
+    corrections: int = 0
+    held_out: int = 0
+    """Of scenes that no model is ever taught."""
+    empty: int = 0
+    """Expressions that refer to nothing."""
+    agreement: float | None = None
+    """Mean IoU between what was shown and what it became; None where nothing was shown."""
+    accepted: int = 0
+    changed: int = 0
+    drawn: int = 0
+    rejected: int = 0
+    shown: int = 0
+    """How many had a prediction beside them."""
+
+    def add(self, correction: Correction, *, held_out: bool) -> None:
+        """Count one more.
+
+        Args:
+            correction: The correction.
+            held_out: Whether its scene is held out.
+        """
+        self.corrections += 1
+        self.held_out += held_out
+        self.empty += correction.mask is None
+        setattr(self, correction.origin, getattr(self, correction.origin) + 1)
+        if correction.iou is not None:
+            self.shown += 1
+            mean = self.agreement or 0.0
+            self.agreement = mean + (correction.iou - mean) / self.shown
+
+
+@dataclass
+class Counts:
+    """The corrections of a project."""
+
+    project: int
+    tasks: int = 0
+    annotations: int = 0
+    scenes: int = 0
+    total: Tally = field(default_factory=Tally)
+    labels: dict[str, Tally] = field(default_factory=dict)
+    annotators: dict[str, Tally] = field(default_factory=dict)
+    """By the user's number in Label Studio."""
+    model_versions: dict[str, Tally] = field(default_factory=dict)
+    """By who made what was shown; empty where nothing was."""
+    days: dict[str, int] = field(default_factory=dict)
+    """How many there were at the end of each day (UTC) on which there were more."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """What could not be used, by its reason."""
+
+
+def count(corrections: Corrections, project_id: int) -> Counts:
+    """Count the corrections of a project.
+
+    Args:
+        corrections: Where they are.
+        project_id: The project.
+
+    Returns:
+        The counts.
+    """
+    counts = Counts(project_id)
+    scenes: set[int] = set()
+    skipped: Counter[str] = Counter()
+    days: Counter[str] = Counter()
+    for task in corrections.of(project_id):
+        counts.tasks += 1
+        scenes.add(hash(task.scene))
+        for record in task.annotations:
+            counts.annotations += 1
+            skipped.update(record.skipped)
+            days[record.updated_at.astimezone(UTC).date().isoformat()] += len(record.corrections)
+            for correction in record.corrections:
+                for tally in _tallies(counts, record, correction):
+                    tally.add(correction, held_out=task.held_out)
+    counts.scenes = len(scenes)
+    counts.skipped = dict(skipped.most_common())
+    so_far = 0
+    for day in sorted(+days):
+        so_far += days[day]
+        counts.days[day] = so_far
+    return counts
+
+
+def tables(counts: Counts) -> RenderableType:
+    """Show counts to a person.
+
+    Args:
+        counts: The counts.
+
+    Returns:
+        What rich prints.
+    """
+    if not counts.annotations:
+        return NOTHING_YET.format(project=counts.project)
+    shown: list[RenderableType] = [
+        f"Project {counts.project}: {counts.total.corrections} corrections from {counts.annotations} annotations of "
+        f"{counts.tasks} tasks, {counts.scenes} scenes."
+    ]
+    shown.append(_table("all", {"": counts.total}.items()))
+    shown.append(_table("label", counts.labels.items()))
+    shown.append(_table("annotator", counts.annotators.items()))
+    shown.append(_table("model version shown", counts.model_versions.items()))
+    growth = Table("day", "corrections so far")
+    for day, so_far in [*counts.days.items()][-DAYS_SHOWN:]:
+        growth.add_row(day, str(so_far))
+    shown.append(growth)
+    if counts.skipped:
+        left_out = Table("left out because", "times")
+        for reason, times in counts.skipped.items():
+            left_out.add_row(escape(reason), str(times))
+        shown.append(left_out)
+    return Group(*shown)
+
+
+def _tallies(counts: Counts, record: AnnotationRecord, correction: Correction) -> tuple[Tally, ...]:
+    return (
+        counts.total,
+        counts.labels.setdefault(correction.label, Tally()),
+        counts.annotators.setdefault(str(record.annotator or ""), Tally()),
+        counts.model_versions.setdefault(record.model_version or "", Tally()),
+    )
+
+
+def _table(title: str, rows: Iterable[tuple[str, Tally]]) -> Table:
+    table = Table(title, "corrections", *ORIGINS, "empty", "held out", "mean IoU with what was shown")
+    for name, tally in sorted(rows, key=lambda row: (-row[1].corrections, row[0])):
+        origins = (str(getattr(tally, origin)) for origin in ORIGINS)
+        agreement = "" if tally.agreement is None else f"{tally.agreement:.3f}"
+        numbers = (str(tally.corrections), *origins, str(tally.empty), str(tally.held_out), agreement)
+        table.add_row(escape(name) or "-", *numbers)
+    return table

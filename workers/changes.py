@@ -1,0 +1,173 @@
+"""Which tasks' annotations changed, and when each project was last looked through: what makes gathering resumable.
+
+    webhook --keep_event--> events --drain--> waiting --read, written--> done
+
+Nothing leaves `waiting` before what it stands for is on disk, and nothing at all depends on a webhook: a project is
+looked through as a whole every few minutes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import LockError
+from redis.lock import Lock
+from rq.utils import as_text
+
+from workers.lines import PREFIX
+from workers.notices import EVENTS, PROJECTS, Event
+from workers.redis_client import renaming_redis_errors
+
+EVENTS_AT_ONCE = 500
+
+PROJECTS_AT_ONCE = 100
+
+QUIET_S = 2.0
+"""How long a task or a project is left alone after something happened there, in seconds."""
+
+ALONE_S = 120
+"""How long a project is kept from others unless that is renewed, in seconds."""
+
+_MARK, _WAITING = PREFIX + "gather:mark", PREFIX + "gather:waiting"
+
+TASK_EVENTS = frozenset({"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "TASKS_DELETED"})
+"""Those that name the tasks that they are about."""
+
+PROJECT_EVENTS = frozenset({"ANNOTATIONS_DELETED", "TASKS_CREATED"})
+"""Those that do not, or that name thousands of which few have annotations."""
+
+_UNLESS_CHANGED = """
+-- KEYS: a sorted set; ARGV: member, the score that was seen, the new score or nothing to take it out
+if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 'nan') ~= tonumber(ARGV[2]) then return 0 end
+if ARGV[3] == '' then redis.call('ZREM', KEYS[1], ARGV[1]) else redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1]) end
+return 1
+"""
+
+
+class Changes:
+    """What is to be gathered.
+
+    Args:
+        redis: A client, as `connect` makes it.
+        reconcile_s: How often each project is looked through, in seconds.
+    """
+
+    def __init__(self, redis: Redis, reconcile_s: float) -> None:
+        self._redis = redis
+        self._reconcile_s = reconcile_s
+        self._unless_changed = redis.register_script(_UNLESS_CHANGED)
+
+    @renaming_redis_errors()
+    def drain(self) -> int:
+        """Take what webhooks said since the last time.
+
+        Returns:
+            How many events there were.
+        """
+        mark = as_text(self._redis.get(_MARK) or "-")
+        found = self._redis.xrange(EVENTS, f"({mark}" if mark != "-" else "-", "+", count=EVENTS_AT_ONCE)
+        if not found:
+            return 0
+        # All or nothing, so that whoever dies here loses nothing; the mark makes no event count twice.
+        with self._redis.pipeline(transaction=True) as pipe:
+            for _, fields in found:
+                event = Event.model_validate_json((fields or {})[b"event"])
+                now = time.time()
+                if event.action in TASK_EVENTS and event.task_ids:
+                    pipe.zadd(PROJECTS, {str(event.project_id): 0}, nx=True)
+                    pipe.zadd(_WAITING, {f"{event.project_id}:{task_id}": now for task_id in event.task_ids})
+                elif event.action in TASK_EVENTS | PROJECT_EVENTS:
+                    pipe.zadd(PROJECTS, {str(event.project_id): now + QUIET_S - self._reconcile_s}, lt=True)
+            pipe.set(_MARK, as_text(found[-1][0]))
+            pipe.execute()
+        return len(found)
+
+    @renaming_redis_errors()
+    def waiting(self, most: int) -> dict[int, dict[int, float]]:
+        """List tasks whose annotations changed and have been quiet since.
+
+        Args:
+            most: How many are wanted.
+
+        Returns:
+            By project and task, when that was, to be handed to `done`.
+        """
+        quiet = self._up_to(_WAITING, time.time() - QUIET_S, most)
+        found: dict[int, dict[int, float]] = {}
+        for member, score in quiet:
+            project, _, task = member.partition(":")
+            found.setdefault(int(project), {})[int(task)] = score
+        return found
+
+    @renaming_redis_errors()
+    def done(self, project_id: int, task_id: int, when: float) -> None:
+        """Say that a task was gathered; if it changed again meanwhile it goes on waiting.
+
+        Args:
+            project_id: Its project.
+            task_id: The task.
+            when: What `waiting` said.
+        """
+        self._unless_changed([_WAITING], [f"{project_id}:{task_id}", repr(when), ""])
+
+    @renaming_redis_errors()
+    def know(self, project_ids: Iterable[int]) -> None:
+        """Name projects that are to be looked through from now on; those known already stay as they are.
+
+        Args:
+            project_ids: The projects.
+        """
+        never = {str(project_id): 0 for project_id in project_ids}
+        if never:
+            self._redis.zadd(PROJECTS, never, nx=True)
+
+    @renaming_redis_errors()
+    def due(self) -> dict[int, float]:
+        """List projects that are to be looked through now, the one that waits longest first.
+
+        Returns:
+            What `looked_through` is to be handed, by project.
+        """
+        due = self._up_to(PROJECTS, time.time() - self._reconcile_s, PROJECTS_AT_ONCE)
+        return {int(member): score for member, score in due}
+
+    @renaming_redis_errors()
+    def looked_through(self, project_id: int, seen: float, began: float) -> None:
+        """Say that a project was looked through, to its end; if it is wanted anew since, that stays.
+
+        Args:
+            project_id: The project.
+            seen: What `due` said.
+            began: When that began, in seconds since 1970.
+        """
+        self._unless_changed([PROJECTS], [str(project_id), repr(seen), repr(began)])
+
+    def _up_to(self, key: str, score: float, most: int) -> list[tuple[str, float]]:
+        found: Any = self._redis.zrangebyscore(key, "-inf", score, start=0, num=most, withscores=True)
+        return [(as_text(member), float(when)) for member, when in found]
+
+    @contextmanager
+    def alone_at(self, project_id: int) -> Iterator[Lock | None]:
+        """Keep others off a project.
+
+        Args:
+            project_id: The project.
+
+        Yields:
+            What renews that by `reacquire`; None if another is there.
+        """
+        lock = self._redis.lock(f"{PREFIX}gathering:{project_id}", timeout=ALONE_S, thread_local=False)
+        with renaming_redis_errors():
+            mine = lock.acquire(blocking=False)
+        if not mine:
+            yield None
+            return
+        try:
+            yield lock
+        finally:
+            with suppress(LockError), renaming_redis_errors():
+                lock.release()
