@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 EXPRESSION_LIMIT = 512
 """Longest expression accepted, in characters; the text tower reads fewer."""
@@ -242,6 +242,41 @@ class Refusal(Wire):
     job: PredictJob
     move: Literal["annotator", "wait", "ours"]
     reason: Annotated[str, Field(min_length=1)]
+
+
+class TrainJob(Wire):
+    """Teach a project's champion further by what its annotators corrected."""
+
+    schema_version: Literal[1] = 1
+    project_id: int
+    why: Literal["count", "time", "asked"]
+    """There were enough new corrections, or old ones enough; or a person said so."""
+    promote: bool = False
+    """Promote the outcome whatever the gate says; its verdict is kept all the same."""
+
+
+class Training(Wire):
+    """How far the teaching of a project is, for those who watch."""
+
+    project_id: int
+    stage: Literal["waiting", "collecting", "learning", "scoring", "promoted", "refused", "failed"]
+    """The last three are ends."""
+    why: Literal["count", "time", "asked"]
+    began_at: AwareDatetime
+    at: AwareDatetime
+    """Of this word."""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    corrections: int = 0
+    before: float | None = None
+    """mIoU of the champion on the held-out scenes, in percent."""
+    after: float | None = None
+    """The challenger's."""
+    version: str | None = None
+    """The challenger's name."""
+    reason: str = ""
+    """Why it ended as it did, in a sentence for people."""
 
 
 Reply = Annotated[Answer | Refusal, Field(discriminator="kind")]

@@ -3,6 +3,7 @@
 WorkersError
 ├── SettingsError       the operator's: the environment does not describe a way to run
 ├── RedisServerError    the operator's: the embedded Redis does not run
+├── NoSuchVersion       the operator's: no model version of that name
 ├── ImageRefused        the annotator's or the operator's, as it says: there will be no image
 └── Unavailable         wait and retry
     ├── QueueFull
@@ -31,6 +32,19 @@ class SettingsError(WorkersError):
 
 class RedisServerError(WorkersError):
     """The embedded Redis does not run; the sentence says why and what to do."""
+
+
+class NoSuchVersion(WorkersError):
+    """A project has no model version of that name, or none to go back to.
+
+    Args:
+        project_id: The project.
+        version: The name; None where there is nothing to go back to.
+    """
+
+    def __init__(self, project_id: int, version: str | None) -> None:
+        what = "nothing to roll back: its champion is the base" if version is None else f"no version {version!r}"
+        super().__init__(f"Project {project_id} has {what}; `rsrefseg-backend models list` shows what there is.")
 
 
 class ImageRefused(WorkersError):

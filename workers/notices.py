@@ -10,7 +10,7 @@ from pydantic import AwareDatetime
 from redis import Redis
 from rq.utils import as_text
 
-from workers.contract import Wire
+from workers.contract import Training, Wire
 from workers.lines import PREFIX
 from workers.redis_client import renaming_redis_errors
 
@@ -28,6 +28,7 @@ EVENTS, PROJECTS = PREFIX + "events", PREFIX + "gather:projects"
 
 _VERSIONS, _OPTIONS = PREFIX + "model-versions", PREFIX + "options"
 _DIGESTS = PREFIX + "webhook-digests"
+_CHAMPIONS, _TRAININGS = PREFIX + "champions", PREFIX + "trainings"
 
 _KEEP_ONCE = """
 -- KEYS: what tells the event from others, the events
@@ -69,13 +70,62 @@ class NoticeBoard:
         """
         self.redis.zadd(_VERSIONS, {model_version: time.time()}, nx=again)
 
-    def model_version(self) -> str | None:
+    def model_version(self, project_id: int | None = None) -> str | None:
         """Name the version that workers serve.
 
+        Args:
+            project_id: To whom; None for those without a champion of their own.
+
         Returns:
-            The version announced last, or None before the first worker.
+            The project's champion, else the version announced last, or None before the first worker.
         """
-        return next(iter(self.model_versions()), None)
+        champion = None if project_id is None else self.champion(project_id)
+        return champion or next(iter(self.model_versions()), None)
+
+    @renaming_redis_errors()
+    def keep_champion(self, project_id: int, version: str | None) -> None:
+        """Tell everybody which version a project's alias names; the registry has it first.
+
+        Args:
+            project_id: The project.
+            version: Its champion; None for the base.
+        """
+        if version is None:
+            self.redis.hdel(_CHAMPIONS, str(project_id))
+        else:
+            self.redis.hset(_CHAMPIONS, str(project_id), version)
+
+    @renaming_redis_errors()
+    def champion(self, project_id: int) -> str | None:
+        """Recall which version serves a project.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            Its champion; None for the base.
+        """
+        version = self.redis.hget(_CHAMPIONS, str(project_id))
+        return None if version is None else as_text(version)
+
+    @renaming_redis_errors()
+    def keep_training(self, training: Training) -> None:
+        """Say how far the teaching of a project is.
+
+        Args:
+            training: In place of what was said before.
+        """
+        self.redis.hset(_TRAININGS, str(training.project_id), training.model_dump_json())
+
+    @renaming_redis_errors()
+    def trainings(self) -> dict[int, Training]:
+        """Recall how far the teaching of each project is, or how the last one ended.
+
+        Returns:
+            By project.
+        """
+        found = self.redis.hgetall(_TRAININGS)
+        return {int(project): Training.model_validate_json(text) for project, text in sorted(found.items())}
 
     @renaming_redis_errors()
     def model_versions(self) -> list[str]:

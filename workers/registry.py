@@ -1,0 +1,283 @@
+"""The model versions of projects, under RSREFSEG_DATA: folders that never change, and an alias that moves.
+
+    models/PROJECT/versions/VERSION/     a checkpoint of heads, and version.json: how it came to be
+    models/PROJECT/history/000007.json   the seventh move of the champion's alias; the last one holds
+
+A project without a move is served by what the workers loaded, their base. A move is one file that appears as a whole
+and is never replaced, so of two who move at once one comes after the other, and nobody ever reads half of either.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from workers.contract import Wire
+from workers.errors import NoSuchVersion
+
+log = logging.getLogger(__name__)
+
+FOLDER = "models"
+"""Below the data directory."""
+
+DESCRIPTION = "version.json"
+
+Why = Literal["promoted", "forced", "rolled back"]
+"""The gate let it pass; a person promoted it; a person took its successor back."""
+
+
+class Comparison(Wire):
+    """Challenger and champion asked about the same samples; mIoU in percent."""
+
+    samples: int
+    scenes: int
+    before: float
+    """The champion's."""
+    after: float
+    """The challenger's."""
+    low: float
+    """Lower end of the 95 % interval of the gain, in points, bootstrapped over scenes."""
+    high: float
+
+
+class Verdict(Wire):
+    """What the gate said of a challenger, and on what grounds."""
+
+    passed: bool
+    reason: Annotated[str, Field(min_length=1)]
+    """One sentence, for people."""
+    held_out: Comparison | None = None
+    """On the project's own scenes that no model is taught; None where there are none."""
+    anchor: Comparison | None = None
+    """On scenes of what the base was taught."""
+    by_label: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """mIoU before and after of each label of the held-out scenes, in percent."""
+
+
+class Version(Wire):
+    """How a model version came to be."""
+
+    schema_version: Literal[1] = 1
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9@._-]+$")]
+    """Its name in Label Studio too; that of its folder."""
+    project_id: int
+    base: str
+    """The version whose encoders it shares."""
+    parent: str
+    """What it was taught further from: the champion at the time, or the base."""
+    dataset: str
+    """The snapshot that it was taught by."""
+    corrections: int
+    """How many it learnt from."""
+    recipe: dict[str, str]
+    code: str
+    made_at: AwareDatetime
+    seconds: float
+    """What teaching it took."""
+    verdict: Verdict
+
+
+class Move(Wire):
+    """One move of a project's alias."""
+
+    number: Annotated[int, Field(ge=1)]
+    version: str | None
+    """The champion from then on; None for the base, whichever the workers load."""
+    former: str | None
+    why: Why
+    at: AwareDatetime
+
+
+class Registry:
+    """The versions of all projects.
+
+    Args:
+        data: The data directory.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._root = data / FOLDER
+
+    def add(self, version: Version, checkpoint: Path) -> None:
+        """Keep a version; one of the same name, which holds the same, is left alone.
+
+        Args:
+            version: How it came to be.
+            checkpoint: Its files, which are copied.
+        """
+        folder = self._versions(version.project_id) / version.version
+        if folder.exists():
+            return
+        partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+        shutil.copytree(checkpoint, partial)
+        (partial / DESCRIPTION).write_text(version.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        try:
+            partial.rename(folder)
+        except OSError:  # Another was faster with the same.
+            shutil.rmtree(partial)
+
+    def folder(self, project_id: int, version: str) -> Path:
+        """Find the checkpoint of a version.
+
+        Args:
+            project_id: Its project.
+            version: Its name.
+
+        Returns:
+            The folder.
+
+        Raises:
+            NoSuchVersion: If the project has none of that name.
+        """
+        folder = self._versions(project_id) / version
+        if version.startswith(".") or "/" in version or not (folder / DESCRIPTION).is_file():
+            raise NoSuchVersion(project_id, version)
+        return folder
+
+    def get(self, project_id: int, version: str) -> Version:
+        """Read how a version came to be.
+
+        Args:
+            project_id: Its project.
+            version: Its name.
+
+        Returns:
+            Its description.
+        """
+        return Version.model_validate_json((self.folder(project_id, version) / DESCRIPTION).read_text("utf-8"))
+
+    def versions(self, project_id: int) -> list[Version]:
+        """List the versions of a project.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            Those that can be read, oldest first.
+        """
+        found = []
+        for path in self._versions(project_id).glob(f"[!.]*/{DESCRIPTION}"):
+            try:
+                found.append(Version.model_validate_json(path.read_text("utf-8")))
+            except (OSError, ValidationError) as exc:
+                log.warning("version not readable", extra={"file": str(path), "error": type(exc).__name__})
+        return sorted(found, key=lambda version: version.made_at)
+
+    def history(self, project_id: int) -> list[Move]:
+        """List the moves of a project's alias.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            The moves, oldest first.
+        """
+        files = sorted(self._history(project_id).glob("[0-9]*.json"))
+        return [Move.model_validate_json(path.read_text("utf-8")) for path in files]
+
+    def last_move(self, project_id: int) -> Move | None:
+        """Read the move that holds.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            The last one; None before the first.
+        """
+        path = max(self._history(project_id).glob("[0-9]*.json"), default=None)
+        return None if path is None else Move.model_validate_json(path.read_text("utf-8"))
+
+    def champion(self, project_id: int) -> str | None:
+        """Say which version serves a project.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            Its name; None for the base.
+        """
+        move = self.last_move(project_id)
+        return None if move is None else move.version
+
+    def move(self, project_id: int, version: str | None, why: Why) -> Move:
+        """Make a version the champion.
+
+        Args:
+            project_id: The project.
+            version: Its name, which must be known; None for the base.
+            why: For the history.
+
+        Returns:
+            The move, which holds now.
+        """
+        if version is not None:
+            self.folder(project_id, version)
+        folder = self._history(project_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            last = self.last_move(project_id)
+            move = Move(
+                number=last.number + 1 if last else 1,
+                version=version,
+                former=last.version if last else None,
+                why=why,
+                at=datetime.now(UTC),
+            )
+            if _appear(folder / f"{move.number:06d}.json", move.model_dump_json(indent=2) + "\n"):
+                return move
+
+    def before(self, project_id: int) -> str | None:
+        """Say what served a project before its champion was promoted: where a rollback leads.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            The version's name; None for the base.
+
+        Raises:
+            NoSuchVersion: If nothing was ever promoted, or the base serves already.
+        """
+        history = self.history(project_id)
+        champion = history[-1].version if history else None
+        if champion is None:
+            raise NoSuchVersion(project_id, None)
+        # Not the last move: a rollback is no promotion, and a second one leads further back.
+        return next(move.former for move in reversed(history) if move.version == champion and move.why != "rolled back")
+
+    def projects(self) -> list[int]:
+        """List the projects that have versions.
+
+        Returns:
+            Their numbers.
+        """
+        return sorted(int(folder.name) for folder in self._root.glob("*") if folder.name.isdecimal())
+
+    def _versions(self, project_id: int) -> Path:
+        return self._root / str(project_id) / "versions"
+
+    def _history(self, project_id: int) -> Path:
+        return self._root / str(project_id) / "history"
+
+
+def _appear(path: Path, text: str) -> bool:
+    # A link appears as a whole or not at all, and never over another file.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        path.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink()
+    return True
