@@ -1,7 +1,7 @@
 """A model on disk: a folder with `model.safetensors`, `config.json`, `card.md`, and SigLIP's words where it needs them.
 
 It holds everything, or only what training changed: then the foundation weights are read first, and the adapters over
-them.
+them. Or it holds heads alone, and names the base that they belong over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -20,6 +20,7 @@ from torch import Tensor
 from rsrefseg import foundation
 from rsrefseg.calibration import UNCALIBRATED, Calibration
 from rsrefseg.errors import BadCheckpoint, MissingWeights, UnknownPreset
+from rsrefseg.heads import head_names, with_own_heads
 from rsrefseg.model import RSRefSeg
 from rsrefseg.presets import ClipText, Preset, SharedTrunk, preset_named
 from rsrefseg.tensors import compare, read_safetensors
@@ -27,7 +28,7 @@ from rsrefseg.tokenizer import SIGLIP_VOCABULARY
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "card.md"
 
-Holds = Literal["everything", "adapters"]
+Holds = Literal["everything", "adapters", "heads"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,11 @@ class Config:
 
     preset: Preset
     holds: Holds
-    """"adapters" stands for all that training changed: adapters, prompter, prompt encoder and mask decoder."""
+    """"adapters" stands for all that training changed: adapters, prompter, prompt encoder and mask decoder; "heads" for
+    all behind the image encoder, as `heads.head_names` has it."""
     calibration: Calibration = UNCALIBRATED
+    base: str = ""
+    """The version of the checkpoint that heads belong over; empty where nothing is missing."""
 
     def as_json(self) -> str:
         """Write the file.
@@ -48,6 +52,8 @@ class Config:
         described: dict[str, object] = {"preset": self.preset.as_dict(), "holds": self.holds}
         if self.calibration != UNCALIBRATED:
             described["calibration"] = asdict(self.calibration)
+        if self.base:
+            described["base"] = self.base
         return json.dumps(described, indent=2) + "\n"
 
 
@@ -97,6 +103,29 @@ def save(model: RSRefSeg, folder: Path, card: str, *, half: bool = True, adapter
         learnt = model.learnt_names()
         state = {name: value for name, value in state.items() if name in learnt}
     write(state, Config(model.preset, "adapters" if adapters_only else "everything"), folder, card, half=half)
+
+
+def save_heads(
+    model: RSRefSeg, folder: Path, card: str, base: str, calibration: Calibration = UNCALIBRATED, *, half: bool = True
+) -> None:
+    """Write what corrections taught; a folder that already holds a checkpoint is left alone.
+
+    Args:
+        model: Whose heads to save; its adapters may be merged or not.
+        folder: Made if missing.
+        card: Markdown.
+        base: The version of the checkpoint whose image encoder it was taught over.
+        calibration: What its confidence is worth.
+        half: As of `save`.
+
+    Raises:
+        BadCheckpoint: If a weight is not a number any more: its training went astray.
+    """
+    state, names = model.state_dict(), head_names(model)
+    heads = {name: value.detach().cpu() for name, value in state.items() if name in names}
+    if astray := _not_numbers(heads, half=half):
+        raise BadCheckpoint(f"weights of {astray} are not numbers that can be saved: the training went astray")
+    write(heads, Config(replace(model.preset, lora=None), "heads", calibration, base), folder, card, half=half)
 
 
 def write(state: dict[str, Tensor], config: Config, folder: Path, card: str, *, half: bool) -> None:
@@ -149,13 +178,16 @@ def read_config(folder: Path) -> Config:
         preset, holds = Preset.from_dict(described["preset"]), described["holds"]
         found = described.get("calibration")
         calibration = Calibration(**found) if found else UNCALIBRATED
+        base = described.get("base", "")
     except OSError as exc:
         raise BadCheckpoint(f"{folder} is not a checkpoint: {CONFIG} is missing") from exc
     except (ValueError, KeyError, TypeError, AttributeError, UnknownPreset) as exc:
         raise BadCheckpoint(f"the checkpoint in {folder} is damaged: {exc}") from exc
-    if holds not in ("everything", "adapters"):
+    if holds not in get_args(Holds):
         raise BadCheckpoint(f"the checkpoint in {folder} is damaged: it holds {holds!r}")
-    return Config(preset, holds, calibration)
+    if not isinstance(base, str) or bool(base) != (holds == "heads"):
+        raise BadCheckpoint(f"the checkpoint in {folder} is damaged: it holds {holds} over the base {base!r}")
+    return Config(preset, holds, calibration, base)
 
 
 def calibrate(folder: Path, calibration: Calibration) -> None:
@@ -181,9 +213,14 @@ def load(folder: Path, foundation_folder: Path | None = None) -> RSRefSeg:
         The model.
 
     Raises:
-        BadCheckpoint: If the folder is no checkpoint, is damaged, or its weights do not fit its preset.
+        BadCheckpoint: If the folder is no checkpoint, is damaged, holds heads alone, or its weights do not fit its
+            preset.
     """
     config = read_config(folder)
+    if config.holds == "heads":
+        raise BadCheckpoint(
+            f"{folder} holds heads alone, which belong over the base {config.base}: load it, then Predictor.with_heads"
+        )
     if config.holds == "adapters":
         model = foundation.load(config.preset, foundation_folder)
         load_adapters(model, folder)
@@ -215,6 +252,45 @@ def load_adapters(model: RSRefSeg, folder: Path) -> None:
     compare(folder / WEIGHTS, model.learnt_names(), set(state))
     frozen = {name: value for name, value in model.state_dict().items() if name not in state}
     _fill(model, {**frozen, **state}, folder, config)
+
+
+def load_heads(model: RSRefSeg, folder: Path, base: str) -> RSRefSeg:
+    """Read heads over the image encoder of a model that is loaded already.
+
+    Args:
+        model: Whose encoder and whose precision they share; it is left as it is.
+        folder: Written by `save_heads`.
+        base: The version of what the model was loaded from.
+
+    Returns:
+        A model of its own heads.
+
+    Raises:
+        BadCheckpoint: If the folder holds no heads, those of another base, or its weights are damaged or do not fit.
+    """
+    config = read_config(folder)
+    if config.holds != "heads":
+        raise BadCheckpoint(f"{folder} holds {config.holds}, not heads alone")
+    if config.base != base:
+        raise BadCheckpoint(f"the heads in {folder} belong over the base {config.base}, not over {base}")
+    state, own = _weights(folder), with_own_heads(model)
+    compare(folder / WEIGHTS, head_names(own), set(state))
+    if astray := _not_numbers(state):
+        raise BadCheckpoint(f"the weights in {folder} are damaged: {astray} are not all numbers")
+    try:
+        own.load_state_dict(state, strict=False)  # copies into what is there, so precision and device stay
+    except RuntimeError as exc:
+        raise BadCheckpoint(_misfit(folder, config)) from exc
+    return own.eval()
+
+
+def _not_numbers(state: dict[str, Tensor], *, half: bool = False) -> str | None:
+    # Norms' variances exceed half precision and are kept in single; see `write`.
+    for name, value in state.items():
+        narrow = value.half() if half and value.is_floating_point() and "running_" not in name else value
+        if not bool(narrow.isfinite().all()):
+            return name
+    return None
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -278,6 +354,8 @@ def version(folder: Path) -> str:
         digest.update(repr(preset.lora).encode())  # the same adapters at another scale draw other masks
     if config.calibration != UNCALIBRATED:
         digest.update(repr(config.calibration).encode())
+    if config.base:
+        digest.update(config.base.encode())
     return f"{preset.name}@{digest.hexdigest()[:8]}"
 
 

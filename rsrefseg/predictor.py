@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch.nn import functional
 from rsrefseg import checkpoint
 from rsrefseg.cache import FeatureCache
 from rsrefseg.calibration import UNCALIBRATED, Calibration
-from rsrefseg.errors import BadImage, CannotCompile
+from rsrefseg.errors import BadCheckpoint, BadImage, CannotCompile, MissingWeights, UnknownPreset
 from rsrefseg.features import BOTTOM_RIGHT, INSIDE, NOT_A_POINT, OUTSIDE, TOP_LEFT, ImageFeatures, PointPrompts
 from rsrefseg.model import Decoded, RSRefSeg
 from rsrefseg.pictures import squared
@@ -88,7 +89,8 @@ class Predictor:
         self.model = model.to(device).eval()
         if compile:
             self.model.image_encoder.compile()
-        self.version = version
+        self.version = self.base_version = version
+        """What draws, and what it is loaded over: the same unless this one was made by `with_heads`."""
         self.device = torch.device(device)
         self.cache = FeatureCache(cache_bytes)
         self._tokenizer = tokenizer or tokenizer_for(model.preset.text, None)
@@ -132,7 +134,7 @@ class Predictor:
         """Load weights from a folder.
 
         Args:
-            folder: A checkpoint.
+            folder: A checkpoint; heads alone only where they belong over weights that come with the package.
             device: Where to run.
             foundation: Where the foundation weights lie, for checkpoints of adapters alone; None for the default.
             dtype: As of the class.
@@ -143,6 +145,11 @@ class Predictor:
             Ready to use.
         """
         folder, below = Path(folder), Path(foundation) if foundation else None
+        config = checkpoint.read_config(folder)
+        if config.holds == "heads":
+            shipped = _shipped_base(folder, config)
+            base = cls.from_checkpoint(shipped, device, dtype=dtype, compile=compile, cache_bytes=cache_bytes)
+            return base.with_heads(folder)
         model = checkpoint.load(folder, below)
         words = checkpoint.vocabulary(folder, model.preset, below)
         model.merge_adapters()
@@ -154,8 +161,24 @@ class Predictor:
             dtype=dtype,
             compile=compile,
             cache_bytes=cache_bytes,
-            calibration=checkpoint.read_config(folder).calibration,
+            calibration=config.calibration,
         )
+
+    def with_heads(self, folder: str | Path) -> Predictor:
+        """Load other heads beside one's own, over the same image encoder and cache: what one encoded serves both.
+
+        Args:
+            folder: A checkpoint of heads, over the base that this one was loaded from.
+
+        Returns:
+            A second predictor, of the same device and precision; this one stays as it is.
+        """
+        folder = Path(folder)
+        model = checkpoint.load_heads(self.model, folder, self.base_version)
+        other = copy.copy(self)
+        other.model, other.version = model, checkpoint.version(folder)
+        other.calibration = checkpoint.read_config(folder).calibration
+        return other
 
     def encode(self, image: np.ndarray) -> ImageEmbedding:
         """Do the expensive part, which no expression changes, or find it in the cache.
@@ -180,7 +203,7 @@ class Predictor:
         """
         squares = [self._square(image) for image in images]
         # What the model sees decides, not what it was made from; and large images take long to digest.
-        keys = [(self.version, hashlib.blake2b(square.data, digest_size=16).digest()) for square in squares]
+        keys = [(self.base_version, hashlib.blake2b(square.data, digest_size=16).digest()) for square in squares]
         kept = {key: self.cache.get(key) for key in dict.fromkeys(keys)}
         found = {key: features for key, features in kept.items() if features is not None}
         missing = {key: square for key, square in zip(keys, squares, strict=True) if key not in found}
@@ -280,6 +303,20 @@ class Predictor:
         inside = probability > 0.5
         decided = float(probability[inside].mean()) if bool(inside.any()) else 1 - float(probability.max())
         return Segment(expression, mask, self.calibration.score(predicted_iou * decided), predicted_iou)
+
+
+def _shipped_base(folder: Path, config: checkpoint.Config) -> Path:
+    # The only base that can be found by its version.
+    try:
+        shipped = checkpoint.shipped(config.preset.name)
+        if checkpoint.version(shipped) == config.base:
+            return shipped
+    except (MissingWeights, UnknownPreset):
+        pass
+    raise BadCheckpoint(
+        f"the heads in {folder} belong over the base {config.base}, which does not come with the package: load its "
+        "checkpoint, then Predictor.with_heads"
+    )
 
 
 def check_image(image: np.ndarray) -> None:

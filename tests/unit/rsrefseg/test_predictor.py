@@ -147,7 +147,7 @@ def test_a_cached_image_keeps_its_own_size(predictor, image):
 
 def test_other_weights_do_not_answer_from_the_cache_of_these(predictor, image, encoded):
     predictor.encode(image)
-    predictor.version = "random@00000001"
+    predictor.base_version = "random@00000001"
     predictor.encode(image)
     assert encoded == [1, 1]
 
