@@ -9,12 +9,12 @@ import numpy as np
 
 from rsrefseg.expressions import Grammar
 from rsrefseg.pictures import write_image
-from rsrefseg.scenes import draw_scene
+from rsrefseg.scenes import Camera, draw_scene
 
 EXPRESSIONS = "expressions.csv"
 
 
-def write_samples(out: Path, count: int, size: int, seed: int) -> int:
+def write_samples(out: Path, count: int, size: int, seed: int, camera: Camera = "daylight") -> int:
     """Draw scenes and say one thing about each.
 
     Args:
@@ -22,6 +22,7 @@ def write_samples(out: Path, count: int, size: int, seed: int) -> int:
         count: Scenes.
         size: Side in pixels.
         seed: Of the first scene; the others follow.
+        camera: What looks at them.
 
     Returns:
         How many were written.
@@ -31,7 +32,7 @@ def write_samples(out: Path, count: int, size: int, seed: int) -> int:
         table = csv.writer(file)
         table.writerow(["image", "expression"])
         for number in range(count):
-            scene = draw_scene(seed + number, size)
+            scene = draw_scene(seed + number, size, camera)
             [referral] = Grammar(scene.things, np.random.default_rng(seed + number)).referrals(1, absent_share=0.0)
             truth = np.zeros(scene.image.shape[:2], bool)
             for index in referral.indices:

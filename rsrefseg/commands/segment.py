@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rsrefseg.commands.options import HELD_OUT_SEED, SCENE_SIZE, begin_log, model_options, predictor_of
+
+if TYPE_CHECKING:
+    from rsrefseg.scenes import Camera
 
 
 @click.command()
@@ -68,8 +71,15 @@ def segment(
 @click.option("--count", type=click.IntRange(1, 100_000), default=12, show_default=True)
 @click.option("--size", type=click.IntRange(128, 4096), default=SCENE_SIZE, show_default=True, help="Side in pixels.")
 @click.option("--seed", type=click.IntRange(0), default=HELD_OUT_SEED, show_default=True, help="Of the first scene.")
-def scenes(out: Path, count: int, size: int, seed: int) -> None:
+@click.option(
+    "--camera",
+    type=click.Choice(["daylight", "thermal"]),
+    default="daylight",
+    show_default=True,
+    help="What looks at them; the weights that come with the package have seen daylight alone.",
+)
+def scenes(out: Path, count: int, size: int, seed: int, camera: Camera) -> None:
     """Draw overhead scenes: images, one expression for each in expressions.csv, and its true mask."""
     from rsrefseg.samples import write_samples
 
-    click.echo(f"{write_samples(out, count, size, seed)} scenes in {out}")
+    click.echo(f"{write_samples(out, count, size, seed, camera)} scenes in {out}")

@@ -50,6 +50,24 @@ def develop(rng: np.random.Generator, image: np.ndarray, infrared: bool) -> np.n
     return out
 
 
+def thermal(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Show a scene as a thermal camera does at night: what is dark radiates, and nothing has a colour.
+
+    Args:
+        rng: Where chance comes from.
+        image: (h, w, 3) uint8 RGB, in daylight.
+
+    Returns:
+        (h, w, 3) uint8, three times the same.
+    """
+    soft = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(1.2, 1.8)) * image.shape[0] / 512)
+    warmth = 255 - np.asarray(cv2.cvtColor(soft, cv2.COLOR_RGB2GRAY), np.float64)
+    low, high = (float(np.quantile(warmth, share)) for share in (0.01, 0.99))
+    stretched = (warmth - low) * (235.0 / max(1.0, high - low)) + 10
+    seen = np.clip(stretched + rng.normal(0.0, 3.0, warmth.shape), 0, 255).astype(np.uint8)
+    return np.repeat(seen[..., None], 3, axis=2)
+
+
 def _sensor_noise(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     strength = abs(rng.normal(0.0, 0.045))
     if strength < 0.008:

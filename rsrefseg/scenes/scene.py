@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,11 +17,13 @@ from rsrefseg.scenes.coasts import lay_open_sea, lay_port
 from rsrefseg.scenes.countryside import lay_farmland, lay_mixed, lay_river
 from rsrefseg.scenes.ground import Ground
 from rsrefseg.scenes.palette import classify, colour_word
-from rsrefseg.scenes.photometry import develop
+from rsrefseg.scenes.photometry import develop, thermal
 from rsrefseg.scenes.refineries import lay_refinery
 from rsrefseg.scenes.sports import lay_sports
 from rsrefseg.scenes.suburbs import lay_suburb
 from rsrefseg.scenes.towns import lay_city, lay_street
+
+Camera = Literal["daylight", "thermal"]
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,13 @@ _LEAF = (64.0, 92.0, 46.0)
 _MANY_COLOURED = ("harbor", "ground track field", "baseball diamond")
 
 
-def draw_scene(seed: int, size: int = REFERENCE_SIDE) -> Scene:
+def draw_scene(seed: int, size: int = REFERENCE_SIDE, camera: Camera = "daylight") -> Scene:
     """Draw the scene of a seed.
 
     Args:
         seed: The same seed gives the same bytes.
         size: Width and height in pixels; the ground shown does not depend on it.
+        camera: What looks at it; the shipped weights have seen daylight alone.
 
     Returns:
         The scene.
@@ -83,7 +87,10 @@ def draw_scene(seed: int, size: int = REFERENCE_SIDE) -> Scene:
     owners = _halved(canvas.owners)
     image = draw_trees(canvas, image, owners, _LEAF if infrared else ground.tree)
     image = develop(rng, image, infrared)
-    return Scene(image, _things(canvas, image, owners, named_colours=not infrared))
+    if camera == "thermal":
+        image = thermal(rng, image)
+    coloured = camera == "daylight" and not infrared
+    return Scene(image, _things(canvas, image, owners, named_colours=coloured))
 
 
 def layout_of(rng: np.random.Generator) -> str:

@@ -30,6 +30,15 @@ def test_the_same_seed_draws_the_same_bytes():
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(one.things, other.things, strict=True))
 
 
+def test_a_thermal_camera_sees_the_same_ground_without_colours():
+    by_day, by_night = draw_scene(7, size=128), draw_scene(7, size=128, camera="thermal")
+    assert [thing.category for thing in by_night.things] == [thing.category for thing in by_day.things]
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(by_day.things, by_night.things, strict=True))
+    assert not any(thing.colour for thing in by_night.things)
+    assert np.ptp(by_night.image.astype(int), axis=2).max() == 0
+    assert np.corrcoef(by_day.image.mean(2).ravel(), by_night.image[..., 0].ravel())[0, 1] < -0.5
+
+
 def test_other_seeds_draw_other_scenes():
     assert len({scene(seed).image.tobytes() for seed in SEEDS}) == len(SEEDS)
 

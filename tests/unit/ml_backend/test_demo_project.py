@@ -1,6 +1,6 @@
 import pytest
 
-from ml_backend.demo import Sample, read_samples
+from ml_backend.demo_project import Sample, read_samples
 from ml_backend.errors import StartFailed
 from tests.factories import make_png
 
