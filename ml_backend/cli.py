@@ -89,15 +89,30 @@ def prelabel(project_id: int, limit: int | None, wait: bool, as_json: bool) -> N
 @main.command()
 @click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def dataset(project_id: int, as_json: bool) -> None:
-    """Count the corrections of a project that the courier has gathered so far."""
+@click.option(
+    "--export",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Copy the newest snapshot there: images/, train.jsonl and, of the scenes that are held out, test.jsonl.",
+)
+def dataset(project_id: int, as_json: bool, folder: Path | None) -> None:
+    """Count the corrections of a project that the courier has gathered so far, and list what was made of them."""
     from rich.console import Console
 
-    from ml_backend.dataset import count, tables
+    from ml_backend.dataset import count, described, tables
     from workers.corrections import Corrections
+    from workers.snapshots import Snapshots
 
     with complaining(BackendError, WorkersError):
-        counts = count(Corrections(Settings.load().data), project_id)
+        data = Settings.load().data
+        snapshots = Snapshots(data)
+        if folder:
+            exported = described(snapshots.export(project_id, folder))
+            said = f"Snapshot {exported['name']} in {folder}: {exported['train']} corrections to learn from"
+            click.echo(json.dumps(exported) if as_json else f"{said}, {exported['held_out']} held out.")
+            return
+        counts = count(Corrections(data), project_id)
+        counts.snapshots = [described(manifest) for manifest in snapshots.all(project_id)]
         if as_json:
             click.echo(json.dumps(asdict(counts)))
         else:

@@ -10,9 +10,10 @@ from typing import get_args
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from workers.corrections import AnnotationRecord, Correction, Corrections, Origin
+from workers.snapshots import Manifest
 
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
@@ -78,6 +79,8 @@ class Counts:
     """How many there were at the end of each day (UTC) on which there were more."""
     skipped: dict[str, int] = field(default_factory=dict)
     """What could not be used, by its reason."""
+    snapshots: list[dict[str, object]] = field(default_factory=list)
+    """What models were taught and measured on, oldest first."""
 
 
 def count(corrections: Corrections, project_id: int) -> Counts:
@@ -113,6 +116,25 @@ def count(corrections: Corrections, project_id: int) -> Counts:
     return counts
 
 
+def described(manifest: Manifest) -> dict[str, object]:
+    """Sum a snapshot up.
+
+    Args:
+        manifest: Of the snapshot.
+
+    Returns:
+        What JSON has words for.
+    """
+    return {
+        "name": manifest.name,
+        "made_at": manifest.made_at.isoformat(timespec="seconds"),
+        "train": manifest.train.corrections,
+        "held_out": manifest.held_out.corrections,
+        "held_out_scenes": manifest.held_out.scenes,
+        "left_out": manifest.left_out,
+    }
+
+
 def tables(counts: Counts) -> RenderableType:
     """Show counts to a person.
 
@@ -141,6 +163,8 @@ def tables(counts: Counts) -> RenderableType:
         for reason, times in counts.skipped.items():
             left_out.add_row(escape(reason), str(times))
         shown.append(left_out)
+    if counts.snapshots:
+        shown.append(_snapshots_table(counts.snapshots[-DAYS_SHOWN:]))
     return Group(*shown)
 
 
@@ -151,6 +175,16 @@ def _tallies(counts: Counts, record: AnnotationRecord, correction: Correction) -
         counts.annotators.setdefault(str(record.annotator or ""), Tally()),
         counts.model_versions.setdefault(record.model_version or "", Tally()),
     )
+
+
+def _snapshots_table(snapshots: Iterable[dict[str, object]]) -> Table:
+    table = Table(Column("snapshot", no_wrap=True), "made at", "taught", "held out", "scenes held out", "left out")
+    for one in snapshots:
+        left_out = one["left_out"]
+        away = sum(left_out.values()) if isinstance(left_out, dict) else 0
+        numbers = (str(one[name]) for name in ("train", "held_out", "held_out_scenes"))
+        table.add_row(str(one["name"]), str(one["made_at"]), *numbers, str(away))
+    return table
 
 
 def _table(title: str, rows: Iterable[tuple[str, Tally]]) -> Table:

@@ -4,6 +4,7 @@ WorkersError
 ├── SettingsError       the operator's: the environment does not describe a way to run
 ├── RedisServerError    the operator's: the embedded Redis does not run
 ├── NoSuchVersion       the operator's: no model version of that name
+├── NoSnapshot          the operator's: no corrections were collected yet
 ├── ImageRefused        the annotator's or the operator's, as it says: there will be no image
 └── Unavailable         wait and retry
     ├── QueueFull
@@ -45,6 +46,20 @@ class NoSuchVersion(WorkersError):
     def __init__(self, project_id: int, version: str | None) -> None:
         what = "nothing to roll back: its champion is the base" if version is None else f"no version {version!r}"
         super().__init__(f"Project {project_id} has {what}; `rsrefseg-backend models list` shows what there is.")
+
+
+class NoSnapshot(WorkersError):
+    """A project's corrections were never collected.
+
+    Args:
+        project_id: The project.
+    """
+
+    def __init__(self, project_id: int) -> None:
+        super().__init__(
+            f"Project {project_id} has no snapshot of its corrections yet: the first training makes one, as "
+            f"`rsrefseg-backend retrain --project {project_id}` asks for."
+        )
 
 
 class ImageRefused(WorkersError):

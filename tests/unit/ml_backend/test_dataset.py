@@ -15,6 +15,7 @@ from ml_backend.cli import main
 from ml_backend.dataset import count, tables
 from workers.contract import Rle
 from workers.corrections import AnnotationRecord, Correction, Corrections, Mark, TaskCorrections, is_held_out
+from workers.snapshots import Manifest, PartCounts
 
 MASK = Rle.from_mask(np.eye(6, 8, dtype=bool))
 
@@ -93,3 +94,35 @@ def test_where_there_is_nothing_the_command_says_what_to_look_at(data: Path, mon
     printed = CliRunner().invoke(main, ["dataset", "--project", "2"])
     assert printed.exit_code == 0
     assert "rsrefseg-backend courier" in printed.stdout
+
+
+def test_snapshots_are_listed_and_the_newest_is_exported(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RSREFSEG_DATA", str(data))
+    printed = CliRunner().invoke(main, ["dataset", "--project", "1", "--export", str(tmp_path / "out")])
+    assert printed.exit_code == 2
+    assert "rsrefseg-backend retrain --project 1" in printed.stderr
+    folder = data / "datasets/1"
+    (folder / "images").mkdir(parents=True)
+    nothing = PartCounts(corrections=0, images=0, scenes=0, labels={}, sha256="0" * 64)
+    for number in (9, 10):
+        name = f"{number:04d}-3fa94c12"
+        manifest = Manifest(
+            name=name,
+            project_id=1,
+            parent=None,
+            made_at=datetime(2026, 11, number, tzinfo=UTC),
+            train=nothing,
+            held_out=nothing,
+            annotations={},
+            left_out={"the image does not come just now": 2},
+        )
+        (folder / f"{name}.json").write_text(manifest.model_dump_json())
+        for part in ("train", "held-out"):
+            (folder / f"{name}-{part}.jsonl").write_text("")
+    printed = CliRunner().invoke(main, ["dataset", "--project", "1", "--export", str(tmp_path / "out")])
+    assert "Snapshot 0010-3fa94c12" in printed.stdout
+    assert (tmp_path / "out/test.jsonl").exists()
+    assert "0010-3fa94c12" in CliRunner().invoke(main, ["dataset", "--project", "1"]).stdout
+    listed = json.loads(CliRunner().invoke(main, ["dataset", "--project", "1", "--json"]).stdout)["snapshots"]
+    assert [one["name"] for one in listed] == ["0009-3fa94c12", "0010-3fa94c12"]
+    assert listed[0]["left_out"] == {"the image does not come just now": 2}

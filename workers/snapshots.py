@@ -1,0 +1,271 @@
+"""Snapshots of a project's corrections, under RSREFSEG_DATA: what models were taught and measured on, never changed.
+
+    datasets/PROJECT/images/3fa94c12....png       by content, shared by all snapshots of the project
+    datasets/PROJECT/0003-3fa94c12-train.jsonl    referring lines, with the way that each correction came
+    datasets/PROJECT/0003-3fa94c12-held-out.jsonl of scenes that are never taught
+    datasets/PROJECT/0003-3fa94c12.json           the manifest, written last: what has none does not exist
+
+`rsrefseg evaluate --dataset coco --root RSREFSEG_DATA/datasets/PROJECT --split NAME-held-out` reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from workers.contract import Wire
+from workers.corrections import Origin
+from workers.errors import NoSnapshot
+
+log = logging.getLogger(__name__)
+
+FOLDER = "datasets"
+"""Below the data directory."""
+
+IMAGES = "images"
+
+Part = Literal["train", "held-out"]
+
+
+class PartCounts(Wire):
+    """What one part of a snapshot holds."""
+
+    corrections: int
+    images: int
+    scenes: int
+    labels: dict[str, int]
+    sha256: str
+    """Of its file."""
+
+
+class Manifest(Wire):
+    """What a snapshot is."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^\d{4,}-[0-9a-f]{8}$")]
+    """Its number in the project, and a digest of its content."""
+    project_id: int
+    parent: str | None
+    """The snapshot before it."""
+    made_at: AwareDatetime
+    train: PartCounts
+    held_out: PartCounts
+    annotations: dict[int, str]
+    """Those that were looked at: when each was last updated, by its number in Label Studio."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Corrections whose image could not be had, by the reason."""
+    examples: tuple[str, ...] = ()
+    """What was said of some of these images."""
+
+    @property
+    def corrections(self) -> int:
+        """How many it holds."""
+        return self.train.corrections + self.held_out.corrections
+
+
+class Line(Wire):
+    """One correction as a line of a snapshot: a referring sample, and the way it came."""
+
+    ref_id: str
+    file_name: str
+    sent: str
+    category_name: str | None
+    segmentation: dict[str, Any]
+    """Compressed run lengths of the image's size; of an all-false mask where nothing is referred to."""
+    scene: str
+    task: int
+    annotation: int
+    updated_at: str
+    annotator: int | None
+    origin: Origin
+    iou: float | None
+    """Between what was shown and what it became."""
+    model_version: str | None
+    """Who made what was shown."""
+
+
+class Snapshots:
+    """The snapshots of all projects.
+
+    Args:
+        data: The data directory.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._root = data / FOLDER
+
+    def folder(self, project_id: int) -> Path:
+        """Say where a project's snapshots lie.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            The folder.
+        """
+        return self._root / str(project_id)
+
+    def all(self, project_id: int) -> list[Manifest]:
+        """List a project's snapshots.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            Those that can be read, oldest first.
+        """
+        found = []
+        for path in self.folder(project_id).glob("[0-9]*-*.json"):
+            try:
+                found.append(Manifest.model_validate_json(path.read_text("utf-8")))
+            except (OSError, ValidationError) as exc:
+                log.warning("snapshot not readable", extra={"file": str(path), "error": type(exc).__name__})
+        return sorted(found, key=lambda manifest: int(manifest.name.partition("-")[0]))
+
+    def newest(self, project_id: int) -> Manifest | None:
+        """Find a project's newest snapshot.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            It, or None before the first.
+        """
+        return next(reversed(self.all(project_id)), None)
+
+    def get(self, project_id: int, name: str) -> Manifest | None:
+        """Find a snapshot.
+
+        Args:
+            project_id: Its project.
+            name: Its name.
+
+        Returns:
+            It, or None if there is none of that name.
+        """
+        return next((manifest for manifest in self.all(project_id) if manifest.name == name), None)
+
+    def path(self, project_id: int, name: str, part: Part) -> Path:
+        """Say where the lines of a snapshot lie.
+
+        Args:
+            project_id: Its project.
+            name: Its name.
+            part: Which of its two parts.
+
+        Returns:
+            The file.
+        """
+        return self.folder(project_id) / f"{name}-{part}.jsonl"
+
+    def lines(self, project_id: int, name: str, part: Part) -> Iterator[Line]:
+        """Read the lines of a snapshot.
+
+        Args:
+            project_id: Its project.
+            name: Its name.
+            part: Which of its two parts.
+
+        Yields:
+            One for each correction.
+        """
+        with self.path(project_id, name, part).open(encoding="utf-8") as file:
+            for line in file:
+                yield Line.model_validate_json(line)
+
+    def export(self, project_id: int, folder: Path) -> Manifest:
+        """Copy the newest snapshot to where other tools read it.
+
+        Args:
+            project_id: Its project.
+            folder: Gets `images/`, `train.jsonl` and `test.jsonl`; made if missing.
+
+        Returns:
+            Which snapshot it was.
+
+        Raises:
+            NoSnapshot: If there is none.
+        """
+        manifest = self.newest(project_id)
+        if manifest is None:
+            raise NoSnapshot(project_id)
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        parts: dict[Part, str] = {"train": "train.jsonl", "held-out": "test.jsonl"}
+        for part, name in parts.items():
+            for image in {line.file_name for line in self.lines(project_id, manifest.name, part)}:
+                shutil.copyfile(self.folder(project_id) / IMAGES / image, folder / IMAGES / image)
+            shutil.copyfile(self.path(project_id, manifest.name, part), folder / name)
+        return manifest
+
+
+def digest_of(files: Iterable[Path], annotations: dict[int, str]) -> str:
+    """Tell a snapshot from others by what it holds.
+
+    Args:
+        files: Its parts.
+        annotations: What was looked at.
+
+    Returns:
+        8 hexadecimal digits.
+    """
+    digest = hashlib.sha256(json.dumps(annotations, sort_keys=True).encode())
+    for path in files:
+        digest.update(sha256_of(path).encode())
+    return digest.hexdigest()[:8]
+
+
+def sha256_of(path: Path) -> str:
+    """Digest a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Counting:
+    """Counts the lines of a part as they are written."""
+
+    def __init__(self) -> None:
+        self._labels: Counter[str] = Counter()
+        self._images: set[str] = set()
+        self._scenes: set[str] = set()
+
+    def add(self, line: Line) -> None:
+        """Count one more.
+
+        Args:
+            line: The line.
+        """
+        self._labels[line.category_name or ""] += 1
+        self._images.add(line.file_name)
+        self._scenes.add(hashlib.sha256(line.scene.encode()).hexdigest())
+
+    def counts(self, path: Path) -> PartCounts:
+        """Sum up.
+
+        Args:
+            path: The part's file, which is whole.
+
+        Returns:
+            The counts.
+        """
+        return PartCounts(
+            corrections=self._labels.total(),
+            images=len(self._images),
+            scenes=len(self._scenes),
+            labels=dict(self._labels.most_common()),
+            sha256=sha256_of(path),
+        )
