@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from label_studio_sdk.label_interface import LabelInterface
 from redis.exceptions import LockError
@@ -26,6 +26,7 @@ from ml_backend.translate import answer_to_prediction
 from workers.contract import Answer, PredictJob
 from workers.errors import Move
 from workers.queue import Failure, JobQueue
+from workers.rollouts import Rollouts
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,17 @@ class Patience:
     """How often such a delivery comes again before it is given up."""
 
 
+class Found(NamedTuple):
+    """What a delivery finds on its task."""
+
+    same: list[Stored]
+    """Of its version with its regions: this delivery, done before."""
+    others: list[Stored]
+    """Of its version with other regions: the answer to an earlier question."""
+    of_other_versions: bool
+    """Whether there are any that are not its version's."""
+
+
 class Courier:
     """Brings answers to one Label Studio.
 
@@ -81,6 +93,7 @@ class Courier:
         self._queue = queue
         self._label_studio = label_studio
         self._patience = patience
+        self._rollouts = Rollouts(queue.redis)
         self._configs: dict[int, tuple[float, LabelInterface]] = {}
         self._alone: Lock | None = None
 
@@ -138,13 +151,15 @@ class Courier:
         job = answer.job
         with self._alone_at(job.task_id):
             unsure = self._may_still_come(job)
-            same, others = self._ours(job.task_id, prediction)
-            if not same:
+            found = self._look(job.task_id, prediction)
+            if not found.same:
                 self._check(job.project_id, prediction)
                 self._create(job, prediction, unsure=unsure)
-                same, others = self._ours(job.task_id, prediction)
-            for superfluous in [*same[1:], *others]:
+                found = self._look(job.task_id, prediction)
+            for superfluous in [*found.same[1:], *found.others]:
                 self._label_studio.delete_prediction(superfluous.id)
+            if found.of_other_versions:
+                self._rollouts.replaced(job.project_id, job.task_id)
             self._forget_posting(job)
             return unsure
 
@@ -178,16 +193,15 @@ class Courier:
             with suppress(LockError):
                 lock.release()
 
-    def _ours(self, task_id: int, prediction: dict[str, Any]) -> tuple[list[Stored], list[Stored]]:
-        # Same version and same regions: this delivery, done before. Same version, other regions: an earlier question.
+    def _look(self, task_id: int, prediction: dict[str, Any]) -> Found:
         region_ids = tuple(region["id"] for region in prediction["result"])
-        ours = [
-            stored
-            for stored in self._label_studio.predictions(task_id=task_id)
-            if stored.model_version == prediction["model_version"]
-        ]
-        same = [stored for stored in ours if stored.region_ids == region_ids]
-        return same, [stored for stored in ours if stored not in same]
+        stored = self._label_studio.predictions(task_id=task_id)
+        mine = [one for one in stored if one.model_version == prediction["model_version"]]
+        return Found(
+            same=[one for one in mine if one.region_ids == region_ids],
+            others=[one for one in mine if one.region_ids != region_ids],
+            of_other_versions=len(mine) < len(stored),
+        )
 
     def _check(self, project_id: int, prediction: dict[str, Any]) -> None:
         # Label Studio takes by default whatever it is sent, and its editor fails on what the config does not know.

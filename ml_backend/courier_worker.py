@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from types import FrameType
 
 from rq import Queue
@@ -10,15 +11,18 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.utils import now
 
+from ml_backend.beside import Beside, Rounds
 from ml_backend.courier import Courier, employ
 from ml_backend.errors import KeyRefused, LabelStudioAway, LabelStudioRefused, StartFailed
-from ml_backend.gatherer import Gatherer, GathererThread
+from ml_backend.gatherer import Gatherer
 from ml_backend.housekeeper import Housekeeper
 from ml_backend.label_studio import LabelStudio
+from ml_backend.rollout import Follower
 from workers import leased
 from workers.corrections import Corrections
 from workers.leased import LeasedWorker, Pace, Stop
 from workers.queue import JobQueue
+from workers.registry import Registry
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -94,30 +98,31 @@ def run(settings: Settings) -> None:
             raise StartFailed(str(exc)) from exc
         except (LabelStudioAway, LabelStudioRefused) as exc:
             log.warning("label studio is away; deliveries wait for it", extra={"reason": str(exc)})
-        # A connection of its own: what is read there takes long, and is done at the same time.
+        # Connections of their own: what is read there takes long, and is done at the same time.
         gatherer = Gatherer(queue, LabelStudio.of(settings), Corrections(settings.data))
-        serve(queue, Courier(queue, label_studio), gatherer=gatherer)
+        follower = Follower(queue, LabelStudio.of(settings), Registry(settings.data))
+        serve(queue, Courier(queue, label_studio), beside=[gatherer, follower])
 
 
-def serve(queue: JobQueue, courier: Courier, pace: Pace | None = None, gatherer: Gatherer | None = None) -> None:
-    """Deliver, and gather corrections, until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
+def serve(queue: JobQueue, courier: Courier, pace: Pace | None = None, beside: Sequence[Rounds] = ()) -> None:
+    """Deliver, and do all else that is the courier's, until SIGTERM or SIGINT, whatever becomes of Redis meanwhile.
 
     Args:
         queue: Where the deliveries are.
         courier: Who makes them.
         pace: How soon its death is noticed.
-        gatherer: Who fetches corrections; nobody by default.
+        beside: Who makes rounds on threads of their own.
     """
     pace = pace or Pace()
     employ(courier)
     housekeeper = Housekeeper(queue, pace.round_s)
     housekeeper.start()
-    gathering = GathererThread(gatherer) if gatherer else None
-    if gathering:
-        gathering.start()
+    threads = [Beside(rounds) for rounds in beside]
+    for thread in threads:
+        thread.start()
     log.info("courier ready")
     stop = Stop()
     leased.serve(lambda: CourierWorker(queue, courier, stop, pace), stop)
-    if gathering:
-        gathering.stop()
+    for thread in threads:
+        thread.stop()
     housekeeper.stop()

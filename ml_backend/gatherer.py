@@ -13,19 +13,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from redis.exceptions import LockError
 from redis.lock import Lock
 
 from ml_backend.annotation import task_to_corrections
 from ml_backend.courier import SERVER_ERROR
-from ml_backend.errors import LabelStudioAway, LabelStudioRefused, NotFound, RequestRefused, UnusableConfig
+from ml_backend.errors import LabelStudioAway, NotFound, RequestRefused, UnusableConfig
 from ml_backend.label_config import LabelConfig, read_label_config
-from ml_backend.label_studio import LabelStudio
+from ml_backend.label_studio import LabelStudio, pages
 from ml_backend.options import Options
 from ml_backend.protocol import AnnotatedTask
 from workers.changes import Changes
 from workers.corrections import Corrections
-from workers.queue import JobQueue, RedisAway
+from workers.queue import JobQueue
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +32,6 @@ TASKS_AT_ONCE = 8
 """Tasks whose masks are in memory at once."""
 
 WAITING_AT_ONCE = 200
-
-LOOK_S = 1.0
-"""How often it is asked what changed, in seconds."""
-
-PAUSE_S = 15.0
-"""How long a Label Studio that is away is left alone, in seconds."""
 
 
 class Gathered(NamedTuple):
@@ -118,13 +111,10 @@ class Gatherer:
         return self._gather(project_id, [*different, *kept], alone)
 
     def _annotated(self, project_id: int, alone: Lock) -> Iterator[tuple[int, str]]:
-        after = 0
-        while not self.leaving.is_set():
-            page = self._label_studio.annotated(project_id, after)
+        for page in pages(lambda after: self._label_studio.annotated(project_id, after)):
             yield from ((task.id, task.updated_at) for task in page.tasks)
-            if len(page.tasks) in (0, page.total):
+            if self.leaving.is_set():
                 return
-            after = page.tasks[-1].id
             _renew(alone)
 
     def _gather(self, project_id: int, task_ids: Sequence[int], alone: Lock) -> Gathered:
@@ -180,40 +170,6 @@ class Gatherer:
             log.exception("task not gathered", extra={"project_id": project_id, "task_id": task.id})
             return False
         return True
-
-
-class GathererThread(threading.Thread):
-    """Gathers beside the deliveries.
-
-    Args:
-        gatherer: Who does it.
-    """
-
-    def __init__(self, gatherer: Gatherer) -> None:
-        super().__init__(name="gatherer", daemon=True)
-        self._gatherer = gatherer
-
-    def run(self) -> None:
-        """Gather until `stop`, whatever becomes of Redis and Label Studio meanwhile."""
-        leaving = self._gatherer.leaving
-        away = False
-        pause_s = LOOK_S
-        while not leaving.wait(pause_s):
-            try:
-                self._gatherer.round()
-                away, pause_s = False, LOOK_S
-            except (LabelStudioAway, LabelStudioRefused, RedisAway, LockError, OSError) as exc:
-                if not away:
-                    log.warning("gathering waits", extra={"reason": str(exc)})
-                away, pause_s = True, PAUSE_S
-            except Exception:
-                log.exception("gathering failed and begins anew")
-                pause_s = PAUSE_S
-
-    def stop(self) -> None:
-        """End the thread; what it had no time for is gathered by the next."""
-        self._gatherer.leaving.set()
-        self.join(timeout=PAUSE_S)
 
 
 def _renew(alone: Lock) -> None:

@@ -15,6 +15,7 @@ from ml_backend.protocol import Task
 from ml_backend.translate import task_to_job, unaskable_key, unaskable_to_failure
 from workers.contract import PredictJob
 from workers.queue import Failure, JobQueue, QueueFull
+from workers.settings import Settings
 
 
 class Taken(NamedTuple):
@@ -57,6 +58,18 @@ def take_in(
     for failure in failures:
         queue.record_failure(failure)
     return Taken(tuple(jobs), new, len(failures))
+
+
+def most_at_once(settings: Settings) -> int:
+    """Say how many tasks of a project are best taken in together.
+
+    Args:
+        settings: For the limits.
+
+    Returns:
+        Half of what the queue may hold: more than all would never be taken, and the workers need not run dry first.
+    """
+    return max(1, min(settings.queue_limit, settings.project_limit) // 2)
 
 
 def check_room(queue: JobQueue, tasks: TaskFile, project_id: int, config: LabelConfig, model_version: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import httpx
 from label_studio_sdk import LabelStudio as Client
@@ -63,6 +63,38 @@ UNREAD_COLUMNS = (
     "storage_filename",
 )
 """Columns of the Data Manager that Label Studio computes for each task unless they are hidden."""
+
+MODEL_VERSIONS = "predictions_model_versions"
+"""One more of them."""
+
+
+def _number(column: str, operator: str, value: int | list[int]) -> dict[str, Any]:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": "Number", "value": value}
+
+
+UNANNOTATED = (_number("total_annotations", "equal", 0), _number("cancelled_annotations", "equal", 0))
+
+NO_DRAFT = {"filter": "filter:tasks:draft_exists", "operator": "equal", "type": "Boolean", "value": False}
+
+Page = TypeVar("Page", TaskPage, ChangedPage)
+
+
+def pages(fetch: Callable[[int], Page]) -> Iterator[Page]:
+    """Go through a list of tasks.
+
+    Args:
+        fetch: Fetches the page that begins after the task of this id.
+
+    Yields:
+        Page after page, to the last.
+    """
+    after = 0
+    while True:
+        page = fetch(after)
+        yield page
+        if len(page.tasks) in (0, page.total):
+            return
+        after = page.tasks[-1].id
 
 
 class Stored(NamedTuple):
@@ -169,19 +201,36 @@ class LabelStudio:
                 f"Label Studio at {self.url} shows us no project {project_id}; the address of its page has its number."
             ) from exc
 
-    def tasks(self, project_id: int, after: int = 0, page_size: int = PAGE) -> TaskPage:
+    def tasks(self, project_id: int, after: int = 0, page_size: int = PAGE, *, unannotated: bool = False) -> TaskPage:
         """List some tasks of a project, with the model versions of their predictions and without the predictions.
 
         Args:
             project_id: The project.
             after: The id of the task before the first one; unlike a page's number it holds while tasks are deleted.
             page_size: Most tasks to list; Label Studio may be set to give fewer.
+            unannotated: Only those that have no annotation, not even a cancelled one.
 
         Returns:
             The tasks in the order of their ids, and how many there are from the first of them on.
         """
+        filters = [_number("id", "greater", after), *(UNANNOTATED if unannotated else ())]
         with self._renaming_errors():
-            return TaskPage.model_validate_json(self._page(project_id, page_size, _number("id", "greater", after)))
+            return TaskPage.model_validate_json(self._page(project_id, page_size, *filters))
+
+    def untouched(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
+        """Say which tasks nobody has begun to annotate.
+
+        Args:
+            project_id: Their project.
+            task_ids: The tasks.
+
+        Returns:
+            Those that exist, and have neither annotations, cancelled ones included, nor drafts.
+        """
+        filters = [_number("id", "in_list", list(task_ids)), *UNANNOTATED, NO_DRAFT]
+        with self._renaming_errors():
+            page = self._page(project_id, len(task_ids), *filters, hidden=(*UNREAD_COLUMNS, MODEL_VERSIONS))
+            return {task.id for task in ChangedPage.model_validate_json(page).tasks}
 
     def annotated(self, project_id: int, after: int = 0, page_size: int = PAGE) -> ChangedPage:
         """List some tasks of a project that have annotations which count, without these.
@@ -196,7 +245,7 @@ class LabelStudio:
         """
         filters = [_number("id", "greater", after), _number("total_annotations", "greater", 0)]
         with self._renaming_errors():
-            page = self._page(project_id, page_size, *filters, hidden=(*UNREAD_COLUMNS, "predictions_model_versions"))
+            page = self._page(project_id, page_size, *filters, hidden=(*UNREAD_COLUMNS, MODEL_VERSIONS))
             return ChangedPage.model_validate_json(page)
 
     def with_annotations(self, project_id: int, task_ids: Sequence[int]) -> dict[int, AnnotatedTask | None]:
@@ -336,10 +385,6 @@ class LabelStudio:
                 return TaskGone(f"Task {task_id} is no longer in Label Studio.")
             return RequestRefused(f"Label Studio refused it ({status}): {said}")
         return LabelStudioRefused(f"Label Studio at {self.url} answered {status}: {said}")
-
-
-def _number(column: str, operator: str, value: int | list[int]) -> dict[str, Any]:
-    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": "Number", "value": value}
 
 
 def _parsed(body: Any) -> dict[str, Any]:

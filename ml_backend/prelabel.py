@@ -17,9 +17,9 @@ from rich.text import Text
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from ml_backend.errors import LabelStudioAway
-from ml_backend.intake import Taken, take_in
+from ml_backend.intake import Taken, most_at_once, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
-from ml_backend.label_studio import LabelStudio
+from ml_backend.label_studio import LabelStudio, pages
 from ml_backend.options import Options
 from ml_backend.protocol import ListedTask
 from workers.contract import PredictJob
@@ -166,9 +166,7 @@ class Prelabel:
         version = self.tally.model_version = patiently(self._queue.model_version)
         if version is None:
             self._console.print(NO_VERSION, style="yellow")
-        last_id = 0
-        while True:
-            page = patiently(self._label_studio.tasks, self._project_id, last_id)
+        for page in pages(lambda after: patiently(self._label_studio.tasks, self._project_id, after)):
             total = self.tally.tasks + page.total
             missing = [task for task in page.tasks if version not in task.model_versions]
             self.tally.tasks += len(page.tasks) - len(missing)
@@ -183,15 +181,10 @@ class Prelabel:
             self._progress.update(bar, total=total, completed=self.tally.tasks)
             if missing:
                 return
-            if len(page.tasks) in (0, page.total):
-                self.tally.complete = True
-                return
-            last_id = page.tasks[-1].id
+        self.tally.complete = True
 
     def _few(self, limit: int | None) -> int:
-        # More than the queue may hold would never be taken; with half of it the workers need not run dry first.
-        settings = self._queue.settings
-        few = max(1, min(settings.queue_limit, settings.project_limit) // 2)
+        few = most_at_once(self._queue.settings)
         return few if limit is None else min(few, limit - self.tally.enqueued)
 
     def _take_in(self, tasks: Sequence[ListedTask], config: LabelConfig, version: str | None) -> Sequence[PredictJob]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from workers.contract import Answer, Ask, Found, Output, PredictJob, Rle
+from workers.registry import Verdict, Version
 
 OUTPUT = Output(from_name="tag", to_name="image", type="brushlabels")
 
@@ -48,5 +50,22 @@ def make_answer(job: PredictJob | None = None, mask: np.ndarray | None = None, *
             for ask in job.asks
         ),
         "seconds": 0.1,
+        **fields,
+    })
+
+
+def make_version(version: str = "tiny@1", project_id: int = 1, **fields: Any) -> Version:
+    return Version(**{
+        "version": version,
+        "project_id": project_id,
+        "base": "tiny@0",
+        "parent": "tiny@0",
+        "dataset": "0001-0a1b2c3d",
+        "corrections": 50,
+        "recipe": {},
+        "code": "",
+        "made_at": datetime.now(UTC),
+        "seconds": 1.0,
+        "verdict": Verdict(passed=True, reason="The gain is real."),
         **fields,
     })

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import threading
 import time
 from bisect import bisect_right
@@ -94,6 +95,8 @@ class StandInLabelStudio:
     """By their task, which must be changed by `annotate`."""
     updated: dict[int, str] = field(default_factory=dict)
     """When a task last changed, in a number that grows."""
+    drafts: set[int] = field(default_factory=set)
+    """Tasks that somebody has begun."""
     read: list[int] = field(default_factory=list)
     """Tasks that were read with their annotations, in order."""
     version: str = "1.23.2"
@@ -226,20 +229,33 @@ class StandInLabelStudio:
             return {"total": len(held), "tasks": [self._listed(number) for number in held[-1:]]}
         assert (newer["filter"], asked["ordering"]) == ("filter:tasks:id", ["tasks:id"])
         assert query["resolve_uri"] == ["false"]
+        if newer["operator"] == "in_list" and others:
+            these = [number for number in newer["value"] if number in self.tasks and self._fits(number, others)]
+            return {"total": len(these), "tasks": [self._listed(number) for number in these]}
         if newer["operator"] == "in_list":
             assert query["fields"] == ["all"]
             return {"tasks": [self._whole(number) for number in newer["value"] if number in self.tasks]}
         assert newer["operator"] == "greater"
         listed: Sequence[int] = self.tasks if isinstance(self.tasks, range) else sorted(self.tasks)
+        if any(one["operator"] == "greater" for one in others):
+            listed = sorted(number for number in self.annotations if number in self.tasks)
         if others:
-            assert [one["filter"] for one in others] == ["filter:tasks:total_annotations"]
-            counting = (number for number, some in self.annotations.items() if not all(map(_is_cancelled, some)))
-            listed = sorted(number for number in counting if number in self.tasks)
+            listed = [number for number in listed if self._fits(number, others)]
         else:
             assert "tasks:predictions_model_versions" not in asked["hiddenColumns"]["explore"]
         left = listed[bisect_right(listed, newer["value"]) :]
         size = min(int(query["page_size"][0]), self.page_limit)
         return {"total": len(left), "tasks": [self._listed(number) for number in left[:size]]}
+
+    def _fits(self, number: int, filters: Sequence[dict[str, Any]]) -> bool:
+        cancelled = [bool(one.get("was_cancelled")) for one in self.annotations.get(number, [])]
+        held = {
+            "filter:tasks:total_annotations": cancelled.count(False),
+            "filter:tasks:cancelled_annotations": cancelled.count(True),
+            "filter:tasks:draft_exists": number in self.drafts,
+        }
+        compare = {"equal": operator.eq, "greater": operator.gt}
+        return all(compare[one["operator"]](held[one["filter"]], one["value"]) for one in filters)
 
     def annotate(self, task: int, *annotations: dict[str, Any]) -> None:
         """Give a task these annotations in place of those that it has."""
@@ -262,10 +278,6 @@ class StandInLabelStudio:
         data = self.data.get(number, {"image": make_image_uri(), "expression": "the ship"})
         at = self.updated.get(number, "0")
         return {"id": number, "updated_at": at, "data": data, "predictions_model_versions": ",".join(versions)}
-
-
-def _is_cancelled(annotation: dict[str, Any]) -> bool:
-    return bool(annotation.get("was_cancelled"))
 
 
 def _invalid(reason: str) -> Answer:

@@ -9,18 +9,17 @@ looked through as a whole every few minutes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
 from redis import Redis
-from redis.exceptions import LockError
 from redis.lock import Lock
 from rq.utils import as_text
 
 from workers.lines import PREFIX
 from workers.notices import EVENTS, PROJECTS, Event
 from workers.redis_client import renaming_redis_errors
+from workers.waiting import Waiting, alone, numbers
 
 EVENTS_AT_ONCE = 500
 
@@ -40,13 +39,6 @@ TASK_EVENTS = frozenset({"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATION
 PROJECT_EVENTS = frozenset({"ANNOTATIONS_DELETED", "TASKS_CREATED"})
 """Those that do not, or that name thousands of which few have annotations."""
 
-_UNLESS_CHANGED = """
--- KEYS: a sorted set; ARGV: member, the score that was seen, the new score or nothing to take it out
-if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1]) or 'nan') ~= tonumber(ARGV[2]) then return 0 end
-if ARGV[3] == '' then redis.call('ZREM', KEYS[1], ARGV[1]) else redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1]) end
-return 1
-"""
-
 
 class Changes:
     """What is to be gathered.
@@ -59,7 +51,7 @@ class Changes:
     def __init__(self, redis: Redis, reconcile_s: float) -> None:
         self._redis = redis
         self._reconcile_s = reconcile_s
-        self._unless_changed = redis.register_script(_UNLESS_CHANGED)
+        self._tasks, self._projects = Waiting(redis, _WAITING), Waiting(redis, PROJECTS)
 
     @renaming_redis_errors()
     def drain(self) -> int:
@@ -86,7 +78,6 @@ class Changes:
             pipe.execute()
         return len(found)
 
-    @renaming_redis_errors()
     def waiting(self, most: int) -> dict[int, dict[int, float]]:
         """List tasks whose annotations changed and have been quiet since.
 
@@ -96,14 +87,12 @@ class Changes:
         Returns:
             By project and task, when that was, to be handed to `done`.
         """
-        quiet = self._up_to(_WAITING, time.time() - QUIET_S, most)
         found: dict[int, dict[int, float]] = {}
-        for member, score in quiet:
+        for member, score in self._tasks.until(time.time() - QUIET_S, most):
             project, _, task = member.partition(":")
             found.setdefault(int(project), {})[int(task)] = score
         return found
 
-    @renaming_redis_errors()
     def done(self, project_id: int, task_id: int, when: float) -> None:
         """Say that a task was gathered; if it changed again meanwhile it goes on waiting.
 
@@ -112,30 +101,24 @@ class Changes:
             task_id: The task.
             when: What `waiting` said.
         """
-        self._unless_changed([_WAITING], [f"{project_id}:{task_id}", repr(when), ""])
+        self._tasks.done(f"{project_id}:{task_id}", when)
 
-    @renaming_redis_errors()
     def know(self, project_ids: Iterable[int]) -> None:
         """Name projects that are to be looked through from now on; those known already stay as they are.
 
         Args:
             project_ids: The projects.
         """
-        never = {str(project_id): 0 for project_id in project_ids}
-        if never:
-            self._redis.zadd(PROJECTS, never, nx=True)
+        self._projects.add({str(project_id): 0 for project_id in project_ids}, new=True)
 
-    @renaming_redis_errors()
     def due(self) -> dict[int, float]:
         """List projects that are to be looked through now, the one that waits longest first.
 
         Returns:
             What `looked_through` is to be handed, by project.
         """
-        due = self._up_to(PROJECTS, time.time() - self._reconcile_s, PROJECTS_AT_ONCE)
-        return {int(member): score for member, score in due}
+        return numbers(self._projects.until(time.time() - self._reconcile_s, PROJECTS_AT_ONCE))
 
-    @renaming_redis_errors()
     def looked_through(self, project_id: int, seen: float, began: float) -> None:
         """Say that a project was looked through, to its end; if it is wanted anew since, that stays.
 
@@ -144,30 +127,15 @@ class Changes:
             seen: What `due` said.
             began: When that began, in seconds since 1970.
         """
-        self._unless_changed([PROJECTS], [str(project_id), repr(seen), repr(began)])
+        self._projects.done(str(project_id), seen, again=began)
 
-    def _up_to(self, key: str, score: float, most: int) -> list[tuple[str, float]]:
-        found: Any = self._redis.zrangebyscore(key, "-inf", score, start=0, num=most, withscores=True)
-        return [(as_text(member), float(when)) for member, when in found]
-
-    @contextmanager
-    def alone_at(self, project_id: int) -> Iterator[Lock | None]:
+    def alone_at(self, project_id: int) -> AbstractContextManager[Lock | None]:
         """Keep others off a project.
 
         Args:
             project_id: The project.
 
-        Yields:
+        Returns:
             What renews that by `reacquire`; None if another is there.
         """
-        lock = self._redis.lock(f"{PREFIX}gathering:{project_id}", timeout=ALONE_S, thread_local=False)
-        with renaming_redis_errors():
-            mine = lock.acquire(blocking=False)
-        if not mine:
-            yield None
-            return
-        try:
-            yield lock
-        finally:
-            with suppress(LockError), renaming_redis_errors():
-                lock.release()
+        return alone(self._redis, f"{PREFIX}gathering:{project_id}", ALONE_S)

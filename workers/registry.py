@@ -170,6 +170,28 @@ class Registry:
                 log.warning("version not readable", extra={"file": str(path), "error": type(exc).__name__})
         return sorted(found, key=lambda version: version.made_at)
 
+    def names(self, project_id: int) -> set[str]:
+        """Name the versions of a project, whether or not they can be read.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            Their names.
+        """
+        return {path.parent.name for path in self._versions(project_id).glob(f"[!.]*/{DESCRIPTION}")}
+
+    def is_base(self, version: str) -> bool:
+        """Say whether a version that workers announced is what they loaded, and not a project's own.
+
+        Args:
+            version: Its name.
+
+        Returns:
+            True if no project has a version of this name.
+        """
+        return not any(version in self.names(project_id) for project_id in self.projects())
+
     def history(self, project_id: int) -> list[Move]:
         """List the moves of a project's alias.
 

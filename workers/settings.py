@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     reconcile_s: Annotated[float, Field(gt=0)] = 300.0
     """How often the courier looks through each project for annotations that no webhook told of, in seconds."""
 
+    replaced_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long a prediction stays after a newer version's replaced it, in seconds: who has it open submits on it."""
+
     hung_s: Annotated[float, Field(validate_default=True)] = 120.0
     """How long a worker may be silent over a job before it is killed, in seconds; longer than any one step may take."""
     stop_s: Annotated[float, Field(gt=0)] = 60.0

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from ml_backend import brush
-from ml_backend.gatherer import Gatherer, GathererThread
+from ml_backend.beside import Beside
+from ml_backend.gatherer import Gatherer
 from ml_backend.label_studio import LabelStudio
 from tests.stand_in_label_studio import KEY, StandInLabelStudio, answers, stand_in_label_studio
 from tests.with_redis.conftest import wait_for
@@ -255,9 +256,9 @@ def test_a_label_studio_that_is_away_is_waited_for(
     corrections: Corrections,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ml_backend.gatherer.LOOK_S", 0.02)
-    monkeypatch.setattr("ml_backend.gatherer.PAUSE_S", 0.1)
-    thread = GathererThread(gatherer)
+    monkeypatch.setattr("ml_backend.beside.LOOK_S", 0.02)
+    monkeypatch.setattr("ml_backend.beside.PAUSE_S", 0.1)
+    thread = Beside(gatherer)
     label_studio.away = answers(503)
     thread.start()
     label_studio.annotate(7, annotation())
