@@ -30,7 +30,7 @@ from rq.results import Result
 from rq.utils import now
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from workers.contract import Answer, Chunk, PredictJob, Refusal, Reply
+from workers.contract import Answer, Chunk, PredictJob, Refusal, Reply, Training, TrainJob
 from workers.errors import JobStopped, Move, QueueFull, RedisAway
 from workers.failures import Failure, FailureList, Stage
 from workers.lines import GONE, Lines, Place
@@ -94,11 +94,17 @@ ROUND_TRIP = 500
 
 DAY_S = 24 * 3600
 
+TRAINING_S = DAY_S
+"""Longest that a training may take, in seconds; what hangs is found much earlier."""
+
 ANSWERED, DELIVERED = Rate("answered"), Rate("delivered")
 """What the workers and the courier get done."""
 
 State = Literal["in flight", "delivered", "failed"]
 """How far a request is."""
+
+TRAINING_ID = "train-"
+"""How the job of a project's training is called, with the project's number."""
 
 POLL_S = 0.05
 """How often a request in flight is looked at by those who wait for it, in seconds."""
@@ -256,6 +262,36 @@ class JobQueue(NoticeBoard):
             self._lines.pass_on(pipe, answer.job.project_id, answer.job.key)
             ANSWERED.count(pipe)
             pipe.execute()
+
+    @renaming_redis_errors()
+    def ask_training(self, job: TrainJob) -> bool:
+        """Ask a trainer to teach a project's champion further.
+
+        Args:
+            job: Which project, and why.
+
+        Returns:
+            Whether it was asked now; not while one of the project is on its way.
+        """
+        rq_job = self.train.create_job(
+            "workers.retrain.retrain",
+            args=(job.model_dump_json(),),
+            job_id=_train_id(job.project_id),
+            status=JobStatus.QUEUED,
+            description=f"teach project {job.project_id}",
+            timeout=TRAINING_S,
+            result_ttl=DONE_TTL_S,
+            failure_ttl=self.settings.failure_days * DAY_S,
+            retry=Retry(max=WORKER_DEATHS, enqueue_at_front=True),
+            on_failure=Callback("workers.queue.on_failure"),
+        )
+        with self.redis.pipeline(transaction=False) as pipe:
+            self._push(pipe, self.train, rq_job)
+            asked = bool(pipe.execute()[0])
+        if asked and rq_job.get_status(refresh=True) == JobStatus.QUEUED:  # Else the trainer has said more already.
+            at = now()
+            self.keep_training(Training(project_id=job.project_id, stage="waiting", why=job.why, began_at=at, at=at))
+        return asked
 
     @renaming_redis_errors()
     def settle(self, job: PredictJob) -> None:
@@ -492,6 +528,9 @@ def on_failure(
     stopped = issubclass(kind, JobStopped)
     if job.should_retry and not stopped:
         return
+    if job.id.startswith(TRAINING_ID):
+        _record_training(NoticeBoard(connection), job, kind)
+        return
     try:
         stage, requests = _requests_of(job)
     except ValidationError:
@@ -510,6 +549,20 @@ def on_failure(
     failures = FailureList(connection, job.failure_ttl or DAY_S)
     for request in requests:
         _record(connection, failures, Failure.of(request, stage, move, reason))
+
+
+def _record_training(notices: NoticeBoard, job: Job, kind: type[BaseException]) -> None:
+    project_id = int(job.id.removeprefix(TRAINING_ID))
+    training = notices.trainings().get(project_id)
+    if training is None:
+        return
+    if issubclass(kind, JobStopped):
+        reason = "It was stopped by hand."
+    elif kind is AbandonedJobError:
+        reason = f"{WORKER_DEATHS + 1} trainers died over it, most likely for want of memory."
+    else:
+        reason = f"Something of ours broke; the log names it {job.id}."
+    notices.keep_training(training.model_copy(update={"stage": "failed", "reason": reason, "at": now()}))
 
 
 def _record(redis: Redis, failures: FailureList, failure: Failure) -> None:
@@ -552,6 +605,10 @@ def _chunks_of(jobs: Iterable[PredictJob]) -> Iterator[Chunk]:
 
 def _reply_id(key: str) -> str:
     return f"reply-{key}"
+
+
+def _train_id(project_id: int) -> str:
+    return f"{TRAINING_ID}{project_id}"
 
 
 def _deliver_id(key: str) -> str:

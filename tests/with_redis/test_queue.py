@@ -9,7 +9,7 @@ from rq.job import JobStatus
 
 from tests.factories import make_answer, make_job
 from tests.with_redis.conftest import answers_in, requests_in
-from workers.contract import Chunk
+from workers.contract import Chunk, TrainJob
 from workers.errors import JobStopped
 from workers.failures import Failure
 from workers.queue import CHUNK_REQUESTS, Event, JobQueue, QueueFull, RedisAway, on_failure
@@ -259,3 +259,38 @@ def test_every_door_says_in_the_same_way_that_redis_is_away(queue: JobQueue, red
     for door in doors:
         with pytest.raises(RedisAway):
             door()
+
+
+def test_one_training_of_a_project_is_on_its_way_at_a_time(queue: JobQueue) -> None:
+    job = TrainJob(project_id=3, why="asked")
+    assert queue.ask_training(job)
+    assert not queue.ask_training(TrainJob(project_id=3, why="count"))
+    assert queue.ask_training(TrainJob(project_id=4, why="count"))
+    [waiting, other] = queue.train.get_jobs()
+    assert TrainJob.model_validate_json(waiting.args[0]) == job
+    said = queue.trainings()
+    assert [(said[project].stage, said[project].why) for project in (3, 4)] == [
+        ("waiting", "asked"),
+        ("waiting", "count"),
+    ]
+    other.set_status(JobStatus.FAILED)
+    assert queue.ask_training(TrainJob(project_id=4, why="asked"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(AbandonedJobError, "trainers died"), (JobStopped, "by hand"), (ValueError, "the log names it train-3")],
+)
+def test_a_training_that_rq_gives_up_has_failed_with_a_reason(
+    queue: JobQueue, kind: type[BaseException], reason: str
+) -> None:
+    queue.ask_training(TrainJob(project_id=3, why="asked"))
+    [job] = queue.train.get_jobs()
+    on_failure(job, queue.redis, kind, kind("no"), None)
+    if kind is not JobStopped:
+        assert queue.trainings()[3].stage == "waiting", "it will be tried again"
+        job.retries_left = 0
+        on_failure(job, queue.redis, kind, kind("no"), None)
+    training = queue.trainings()[3]
+    assert training.stage == "failed"
+    assert reason in training.reason
