@@ -93,7 +93,7 @@ class Predictor:
         """What draws, and what it is loaded over: the same unless this one was made by `with_heads`."""
         self.device = torch.device(device)
         self.cache = FeatureCache(cache_bytes)
-        self._tokenizer = tokenizer or tokenizer_for(model.preset.text, None)
+        self.tokenizer = tokenizer or tokenizer_for(model.preset.text, None)
 
     @classmethod
     def from_preset(
@@ -264,7 +264,7 @@ class Predictor:
             raise ValueError(f"there are {len(pointings)} pointings for {len(expressions)} expressions")
         # Before the image: words that are refused should not cost its encoding.
         token_ids = [
-            None if pointing and not words.strip() else self._tokenizer(words).to(self.device)
+            None if pointing and not words.strip() else self.tokenizer(words).to(self.device)
             for words, pointing in zip(expressions, pointings, strict=True)
         ]
         if not token_ids:

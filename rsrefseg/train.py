@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -28,6 +28,7 @@ from rsrefseg import checkpoint, foundation
 from rsrefseg.curves import draw_curves
 from rsrefseg.errors import BadRequest
 from rsrefseg.evaluate import Evaluation
+from rsrefseg.heads import head_names
 from rsrefseg.lessons import Lesson
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
@@ -158,9 +159,20 @@ class Trainer:
         lesson: What is taught.
         out: Folder of the run.
         team: The processes that share the work.
+        base: Where heads alone are taught, over what others share: the version of its checkpoint.
     """
 
-    def __init__(self, model: RSRefSeg, recipe: Recipe, lesson: Lesson, out: Path, team: Team | None = None) -> None:
+    def __init__(
+        self,
+        model: RSRefSeg,
+        recipe: Recipe,
+        lesson: Lesson,
+        out: Path,
+        team: Team | None = None,
+        *,
+        base: str | None = None,
+    ) -> None:
+        self._base = base
         self.recipe = recipe
         self.team = team or Team()
         self.lesson = lesson
@@ -210,7 +222,8 @@ class Trainer:
         torch.manual_seed((self.recipe.seed << 32) + self.step * self.team.size + self.team.rank)
         for group in self._optimiser.param_groups:
             group["lr"] = group["share"] * self.recipe.rate_at(self.step)
-        self.model.train()
+        # Where a model is taught further, its norms stay as they are: a few images are no statistics.
+        self.model.train(self._base is None)
         if self.recipe.freeze_norms:
             for module in self.model.prompter.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -288,6 +301,8 @@ class Trainer:
 
     def _kept(self) -> dict[str, Tensor]:
         state = self.model.state_dict()
+        if self._base:
+            return {name: state[name] for name in head_names(self.model)}
         return {name: state[name] for name in self.model.learnt_names()} if self.model.preset.lora else state
 
     def keep(self) -> None:
@@ -322,8 +337,22 @@ class Trainer:
             if merit is None or self.best is None or merit > self.best:
                 self.best = merit
                 lines = [f"- {name}: {json.dumps(result.rounded())}" for name, result in scores.items()]
-                _replace_checkpoint(model, self._out / "checkpoint", card.replace("{scores}", "\n".join(lines)))
+                self._replace_checkpoint(card.replace("{scores}", "\n".join(lines) or "None."))
         return scores
+
+    def _replace_checkpoint(self, card: str) -> None:
+        folder = self._out / "checkpoint"
+        fresh, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+        for left_over in (fresh, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        if self._base:
+            checkpoint.save_heads(self.model, fresh, card, self._base)
+        else:
+            checkpoint.save(self.model, fresh, card, adapters_only=self.model.preset.lora is not None)
+        if folder.exists():
+            folder.replace(old)
+        fresh.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def starting_model(
@@ -366,6 +395,7 @@ def train(
     words: Path | None = None,
     keep_every: int = 200,
     score_every: int = 1000,
+    on_step: Callable[[int, float], bool] = lambda _step, _loss: True,
 ) -> dict[str, Evaluation]:
     """Train to the end of the recipe; the checkpoint with the best scores lies in `out/checkpoint`.
 
@@ -377,6 +407,7 @@ def train(
         words: That file, to lie in the checkpoint too.
         keep_every: Steps between saves.
         score_every: Steps between scores.
+        on_step: Told after each step its number and loss; where it says False, the run is saved and left.
 
     Returns:
         The last scores by name.
@@ -398,9 +429,10 @@ def train(
     began, losses = time.monotonic(), []
     with _progress(trainer) as advance:
         for batches in trainer.batches():
-            losses.append(trainer.learn(batches))
+            last_loss = trainer.learn(batches)
+            losses.append(last_loss)
             step, last = trainer.step, trainer.step == recipe.steps
-            advance(step, losses[-1])
+            advance(step, last_loss)
             scored = step % score_every == 0 or last
             if scored and trainer.team.leads:
                 scores = trainer.score(tokenizer, card)
@@ -424,6 +456,9 @@ def train(
                 trainer.keep()
             if scored:
                 trainer.team.wait()
+            if not on_step(step, last_loss) and not last:
+                trainer.keep()
+                break
     return scores
 
 
@@ -472,17 +507,6 @@ def _recompute(model: RSRefSeg) -> None:
         blocks += model.text_encoder.tower.transformer.resblocks
     for block in blocks:
         block.forward = partial(recomputed, block.forward, use_reentrant=False)
-
-
-def _replace_checkpoint(model: RSRefSeg, folder: Path, card: str) -> None:
-    fresh, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-    for left_over in (fresh, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-    checkpoint.save(model, fresh, card, adapters_only=model.preset.lora is not None)
-    if folder.exists():
-        folder.replace(old)
-    fresh.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _card(trainer: Trainer) -> str:

@@ -206,7 +206,7 @@ def drawn(request, small, small_b):
         image = cv2.resize(square, (208, 208))
         features = predictor.encode(image).features
         with torch.inference_mode():
-            text = predictor.model.encode_text([predictor._tokenizer(words) for words in WORDS])
+            text = predictor.model.encode_text([predictor.tokenizer(words) for words in WORDS])
             decoded = predictor.model.decode(features, text, torch.zeros(len(WORDS), dtype=torch.long))
         return predictor, features, decoded.low_res_logits, predictor.segment(image, WORDS)
 

@@ -1,0 +1,220 @@
+"""From a champion and what people corrected to a challenger, and what both make of the same samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rsrefseg.calibration import Calibration
+from rsrefseg.datasets.sample import Sample
+from rsrefseg.errors import BadDataset
+from rsrefseg.evaluate import evaluate_samples
+from rsrefseg.gate import Contest
+from rsrefseg.heads import head_names, teach_heads, with_own_heads
+from rsrefseg.lessons import FromCorrections, Mixture
+from rsrefseg.model import RSRefSeg
+from rsrefseg.predictor import Predictor
+from rsrefseg.results import Result, ResultFile
+from rsrefseg.seen import Seen, SeenFeatures, SeenPixels
+from rsrefseg.train import Recipe, Trainer, train
+
+log = logging.getLogger(__name__)
+
+KEEP_EVERY = 20
+"""Steps after which a run is saved, so that a kill costs no more."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long and how strongly corrections teach; the defaults are for encoders that stay as they are."""
+
+    steps_per_correction: float = 3.0
+    least_steps: int = 60
+    most_steps: int = 400
+    """Beyond it more corrections are each seen less often: a training ends in minutes."""
+    learning_rate: float = 1e-4
+    text_rate: float = 0.2
+    warmup_steps: int = 20
+    floor: float = 0.02
+    weight_decay: float = 0.02
+    ema_decay: float = 0.98
+    side: int | None = None
+    """Of the squares that an encoder learns from, in pixels; None for the size of use."""
+    mixture: Mixture = field(default_factory=Mixture)
+
+    def recipe(self, corrections: int) -> Recipe:
+        """Fit the recipe to what there is to learn.
+
+        Args:
+            corrections: How many.
+
+        Returns:
+            The recipe.
+        """
+        steps = min(self.most_steps, max(self.least_steps, round(self.steps_per_correction * corrections)))
+        return Recipe(
+            steps=steps,
+            learning_rate=self.learning_rate,
+            text_rate=self.text_rate,
+            warmup_steps=min(self.warmup_steps, steps // 2),
+            floor=self.floor,
+            weight_decay=self.weight_decay,
+            gradient_norm=1.0,
+            ema_decay=self.ema_decay,
+        )
+
+    def described(self) -> dict[str, str]:
+        """Say for a version how it was taught.
+
+        Returns:
+            Values by name.
+        """
+        own = {name: value for name, value in asdict(self).items() if name != "mixture"}
+        return {name: str(value) for name, value in (own | asdict(self.mixture)).items()}
+
+
+SMALL = Course(
+    steps_per_correction=2.5,
+    most_steps=150,
+    learning_rate=2e-4,
+    warmup_steps=10,
+    ema_decay=0.97,
+    side=576,
+    mixture=Mixture(corrected=3, anchors=3),
+)
+"""For the preset tiny, whose encoder learns too."""
+
+
+def course_for(model: RSRefSeg) -> Course:
+    """Choose a course by what of a model learns.
+
+    Args:
+        model: Of any preset.
+
+    Returns:
+        The course.
+    """
+    return SMALL if encoder_learns(model) else Course()
+
+
+def encoder_learns(model: RSRefSeg) -> bool:
+    """Say whether what corrections teach includes the image encoder.
+
+    Args:
+        model: Of any preset.
+
+    Returns:
+        Whether.
+    """
+    return any(name.startswith("image_encoder.") for name in head_names(model))
+
+
+def seen_by(parent: Predictor, course: Course, folder: Path) -> Seen:
+    """Choose how a lesson keeps its images.
+
+    Args:
+        parent: What is taught further.
+        course: For the size.
+        folder: Where.
+
+    Returns:
+        Features, unless the encoder learns.
+    """
+    if not encoder_learns(parent.model):
+        return SeenFeatures(parent, folder)
+    size = parent.model.preset.image_size
+    return SeenPixels(parent, folder, min(course.side or size, size))
+
+
+def teach(
+    parent: Predictor,
+    lesson: FromCorrections,
+    recipe: Recipe,
+    out: Path,
+    on_step: Callable[[int, float], bool] = lambda _step, _loss: True,
+) -> Path | None:
+    """Teach a copy of a predictor's heads; a run that was left or killed is gone on with.
+
+    Args:
+        parent: What is taught further; it stays as it is.
+        lesson: Prepared for the recipe's steps.
+        recipe: How.
+        out: Folder of the run.
+        on_step: Told after each step its number and loss; where it says False, the run is left.
+
+    Returns:
+        The checkpoint of heads; None where the run was left.
+    """
+    model = with_own_heads(parent.model)
+    teach_heads(model)
+    trainer = Trainer(model, recipe, lesson, out, base=parent.base_version)
+    never = recipe.steps + 1
+    tokenizer = parent.tokenizer
+    train(trainer, out, resume=True, tokenizer=tokenizer, keep_every=KEEP_EVERY, score_every=never, on_step=on_step)
+    return out / "checkpoint" if trainer.step == recipe.steps else None
+
+
+def compete(
+    champion: Predictor,
+    challenger: Predictor,
+    samples: Sequence[Sample],
+    scenes: Mapping[str, str] | None = None,
+    *,
+    kept: tuple[ResultFile | None, ResultFile | None] = (None, None),
+    on_samples: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Contest:
+    """Ask two predictors about the same samples.
+
+    Args:
+        champion: Asked.
+        challenger: Asked.
+        samples: Those of one image after each other.
+        scenes: The scene by the sample's id, where it is not the image.
+        kept: Where the results of either are kept; samples that are there are not asked about again.
+        on_samples: Told after each image how many answers there are of how many; may raise to stop.
+
+    Returns:
+        What both made of those samples that can be used.
+    """
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        on_samples(done, 2 * len(samples))
+
+    sides: list[dict[str, Result]] = []
+    for predictor, file in zip((champion, challenger), kept, strict=True):
+        try:
+            results = evaluate_samples(predictor, samples, kept=file, on_samples=count).results
+        except BadDataset as exc:
+            log.warning("nothing to compare on", extra={"reason": str(exc)})
+            results = ()
+        sides.append({result.sample_id: result for result in results})
+    both = [name for name in sides[0] if name in sides[1]]
+    return Contest([sides[0][name] for name in both], [sides[1][name] for name in both], scenes or {})
+
+
+def calibrated(contest: Contest, more: Contest, former: Calibration) -> tuple[Calibration, str]:
+    """Find out what a challenger's scores are worth.
+
+    Args:
+        contest: What it made of the scenes that it will be asked about, its confidence not calibrated.
+        more: Of others, which help where the first are too few.
+        former: What its parent's scores were worth, for want of anything better.
+
+    Returns:
+        The calibration, and what it rests upon.
+    """
+    for results, source in (
+        (contest.challenger, "held-out corrections"),
+        ([*contest.challenger, *more.challenger], "held-out corrections and the anchor"),
+    ):
+        try:
+            fitted = Calibration.fit([r.score for r in results], [r.overlap.iou > 0.5 for r in results])
+        except ValueError:
+            continue
+        return fitted, f"{len(results)} answers to {source}"
+    return former, "the parent's"
