@@ -99,7 +99,7 @@ def _work(settings: Settings, gpu: str, queue_name: str, simulate: float | None)
 
     with complaining(WorkersError), JobQueue.open(settings) as queue:
         if predictor is None:
-            serve_training(queue, device=device)
+            serve_training(queue, device=device, torch_device=CPU if gpu == CPU else "cuda")
         else:
             batch_images = 1 if gpu == CPU else settings.batch_images
             serve(queue, predictor, device=device, serves=queue_name, batch_images=batch_images)

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     image_cache_bytes: Annotated[int, Field(ge=0)] = 1024**3
     """Most disk space under RSREFSEG_DATA for image files that are asked for again, in bytes; 0 for none."""
 
+    anchor: Path | None = None
+    """What projects' models must not forget: referring jsonl with splits train and test; without it drawn scenes."""
+
     reconcile_s: Annotated[float, Field(gt=0)] = 300.0
     """How often the courier looks through each project for annotations that no webhook told of, in seconds."""
 
@@ -133,7 +136,7 @@ class Settings(BaseSettings):
             raise ValueError("it must be above RSREFSEG_IMAGE_TIMEOUT_S and RSREFSEG_PREDICT_TIMEOUT_S")
         return hung_s
 
-    @field_validator("data", "checkpoint")
+    @field_validator("data", "checkpoint", "anchor")
     @classmethod
     def _at_home(cls, path: Path | None) -> Path | None:
         return path.expanduser() if path else None

@@ -22,7 +22,7 @@ from rq.job import Job
 from rq.utils import now
 from rq.worker_registration import register
 
-from workers import leased
+from workers import desk, leased
 from workers.ahead import ImagesAhead
 from workers.bench import Bench, Model, lay_out
 from workers.errors import JobStopped, RedisAway
@@ -222,13 +222,17 @@ def serve(
     leased.serve(lambda: WarmWorker(queue, source, predictor.version, device, stop, pace or Pace()), stop)
 
 
-def serve_training(queue: JobQueue, pace: Pace | None = None, *, device: str = "cpu") -> None:
+def serve_training(
+    queue: JobQueue, pace: Pace | None = None, *, device: str = "cpu", torch_device: str = "cpu"
+) -> None:
     """Take training jobs until SIGTERM or SIGINT; each loads what it trains.
 
     Args:
         queue: Where the jobs are.
         pace: How soon the death of a worker is noticed.
         device: What they train on, for people.
+        torch_device: The same, as torch calls it.
     """
     stop = Stop()
+    desk.lay_out(desk.Desk(queue, stop, torch_device))
     leased.serve(lambda: DeviceWorker(queue.train, device, stop, pace or Pace()), stop)

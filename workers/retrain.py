@@ -1,0 +1,311 @@
+"""What RQ calls on the `train` queue: a project's champion is taught further, judged, and takes its place or does not.
+
+    collecting --> learning --> scoring --> promoted | refused
+
+A training that is killed goes on where it stopped: its snapshot, its weights and its answers are in a folder of the
+run, and a version that was written already is found in the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from contextlib import closing, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, ValidationError
+from rq import get_current_job
+from rq.job import Job
+from structlog.contextvars import bound_contextvars
+
+from rsrefseg import checkpoint
+from rsrefseg.calibration import UNCALIBRATED
+from rsrefseg.errors import RSRefSegError
+from rsrefseg.gate import judge
+from rsrefseg.predictor import Predictor
+from rsrefseg.teaching import calibrated, course_for, teach
+from workers import progress
+from workers.alias import move_alias
+from workers.collector import Collector
+from workers.contract import Training, TrainJob, Wire
+from workers.corrections import Corrections
+from workers.desk import Desk, at_hand
+from workers.errors import RedisAway, WorkersError
+from workers.images import ImageFetcher
+from workers.material import Material
+from workers.registry import Comparison, Registry, Verdict, Version, Why
+from workers.snapshots import Manifest, Snapshots
+from workers.worker import load
+
+log = logging.getLogger(__name__)
+
+RUNS = "runs"
+"""Where trainings that are under way keep what they need to go on, below the data directory."""
+
+SAY_S = 2.0
+"""How often a training says how far it is, in seconds."""
+
+
+class Interrupted(Exception):
+    """The worker is asked to leave; the training goes on with the next."""
+
+
+class Ended(Exception):
+    """There is nothing more to be done, for a reason that people are told."""
+
+
+class Run(Wire):
+    """What a training has settled on, so that the next take of the same job goes on with it."""
+
+    asked_at: str
+    """When the job was made: another job begins anew."""
+    began_at: AwareDatetime
+    base: str
+    champion: str | None
+    """At the beginning; None for the base."""
+    snapshot: str
+
+
+def retrain(job_json: str) -> None:
+    """Teach a project further by its corrections.
+
+    Args:
+        job_json: A `TrainJob`.
+
+    Raises:
+        RuntimeError: Outside of a worker.
+        Interrupted: If the worker is asked to leave meanwhile; RQ then puts the job in front of the others.
+    """
+    job = get_current_job()
+    if job is None:
+        raise RuntimeError("a training runs where RQ runs its job, by `rsrefseg-worker run --queue train`")
+    asked = TrainJob.model_validate_json(job_json)
+    with bound_contextvars(project_id=asked.project_id):
+        try:
+            _Retraining(at_hand(), asked, job).run()
+        except Interrupted:
+            job.retries_left = (job.retries_left or 0) + 1  # It is no fault of the job.
+            log.info("training left, to be gone on with")
+            raise
+
+
+class _Retraining:
+    # One take of one job.
+
+    def __init__(self, desk: Desk, asked: TrainJob, job: Job) -> None:
+        self._desk = desk
+        self._asked = asked
+        self._asked_at = job.created_at.isoformat()
+        settings = desk.queue.settings
+        self._settings = settings
+        self._registry = Registry(settings.data)
+        self._snapshots = Snapshots(settings.data)
+        self._folder = settings.data / RUNS / str(asked.project_id)
+        now = datetime.now(UTC)
+        self._said = Training(project_id=asked.project_id, stage="collecting", why=asked.why, began_at=now, at=now)
+        self._said_at = 0.0
+
+    def run(self) -> None:
+        try:
+            self._say(stage="collecting")
+            base = self._load()
+            run, manifest = self._begin(base)
+            parent = self._parent(base, run)
+            made = self._made_before(run, manifest, parent)
+            if made is None:
+                material = self._material(manifest, made_by=run)
+                folder = self._learn(parent, material)
+                made = self._judge(base, parent, folder, material, run, manifest)
+            self._settle(run, made)
+        except Ended as end:
+            self._end("refused", str(end))
+        except RedisAway:
+            raise  # The job comes again.
+        except (RSRefSegError, WorkersError) as exc:
+            log.exception("training failed")
+            self._end("failed", f"{str(exc).rstrip('.')}.")
+
+    def _load(self) -> Predictor:
+        # In single precision, whatever the workers compute with.
+        settings = self._settings.model_copy(
+            update={"dtype": "float32", "cache_bytes": max(self._settings.cache_bytes, 64 * 1024 * 1024)}
+        )
+        return load(settings, self._desk.device)
+
+    def _begin(self, base: Predictor) -> tuple[Run, Manifest]:
+        # What an earlier take of this job settled on, else the present state of things.
+        path, project_id = self._folder / "run.json", self._asked.project_id
+        with suppress(OSError, ValidationError):
+            run = Run.model_validate_json(path.read_text("utf-8"))
+            manifest = self._snapshots.get(project_id, run.snapshot)
+            if run.asked_at == self._asked_at and run.base == base.base_version and manifest:
+                self._say(began_at=run.began_at, corrections=manifest.train.corrections)
+                log.info("training gone on with", extra={"snapshot": run.snapshot})
+                return run, manifest
+        shutil.rmtree(self._folder, ignore_errors=True)
+        manifest = self._collect()
+        champion = self._registry.champion(project_id)
+        run = Run(
+            asked_at=self._asked_at,
+            began_at=self._said.began_at,
+            base=base.base_version,
+            champion=champion,
+            snapshot=manifest.name,
+        )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        partial.write_text(run.model_dump_json(), encoding="utf-8")
+        partial.replace(path)
+        return run, manifest
+
+    def _collect(self) -> Manifest:
+        with closing(ImageFetcher(self._settings)) as fetcher:
+            corrections = Corrections(self._settings.data)
+            collector = Collector(corrections, self._snapshots, fetcher, lambda _: self._go_on())
+            manifest = collector.collect(self._asked.project_id)
+        self._say(corrections=manifest.train.corrections)
+        if manifest.train.corrections == 0:
+            raise Ended(_nothing_in(manifest))
+        return manifest
+
+    def _parent(self, base: Predictor, run: Run) -> Predictor:
+        if run.champion is None:
+            return base
+        version = self._registry.get(self._asked.project_id, run.champion)
+        if version.base != base.base_version:
+            log.warning(
+                "the champion is of another base, so the base is taught",
+                extra={"champion": run.champion, "its_base": version.base, "base": base.base_version},
+            )
+            return base
+        return base.with_heads(self._registry.folder(self._asked.project_id, run.champion))
+
+    def _made_before(self, run: Run, manifest: Manifest, parent: Predictor) -> Version | None:
+        recipe = course_for(parent.model).described()
+        wanted = (run.base, parent.version, manifest.name, recipe)
+        made = reversed(self._registry.versions(self._asked.project_id))
+        return next((one for one in made if (one.base, one.parent, one.dataset, one.recipe) == wanted), None)
+
+    def _material(self, manifest: Manifest, made_by: Run) -> Material:
+        former = None
+        if made_by.champion is not None:
+            version = self._registry.get(self._asked.project_id, made_by.champion)
+            former = version.dataset if version.base == made_by.base else None
+        material = Material.gather(self._settings, self._snapshots, manifest, former, self._go_on)
+        if not material.new:
+            raise Ended(f"Nothing is new: {made_by.champion} was taught all {manifest.train.corrections} corrections.")
+        return material
+
+    def _learn(self, parent: Predictor, material: Material) -> Path:
+        recipe = course_for(parent.model).recipe(len(material.new) + len(material.older))
+        self._say(stage="learning", steps=recipe.steps)
+        lesson = material.lesson(parent, self._folder / "seen", self._desk.device)
+        lesson.prepare(recipe.steps, lambda _done, _of: self._go_on())
+
+        def on_step(step: int, loss: float) -> bool:
+            progress.busy()
+            self._say(seldom=step < recipe.steps, step=step, loss=round(loss, 4))
+            return not self._desk.stop.asked
+
+        folder = teach(parent, lesson, recipe, self._folder / "teaching", on_step)
+        if folder is None:
+            raise Interrupted
+        return folder
+
+    def _judge(
+        self, base: Predictor, parent: Predictor, folder: Path, material: Material, run: Run, manifest: Manifest
+    ) -> Version:
+        self._say(stage="scoring")
+        challenger = base.with_heads(folder)
+        challenger.calibration = UNCALIBRATED  # An earlier take may have said already what its scores are worth.
+        held_out, anchor = material.contests(parent, challenger, self._folder, self._go_on)
+        found = judge(held_out, anchor)
+        calibration, source = calibrated(held_out, anchor, parent.calibration)
+        log.info("scores calibrated", extra={"on": source})
+        checkpoint.calibrate(folder, calibration)
+        version = Version(
+            version=checkpoint.version(folder),
+            project_id=self._asked.project_id,
+            base=run.base,
+            parent=parent.version,
+            dataset=manifest.name,
+            corrections=manifest.train.corrections,
+            recipe=course_for(parent.model).described(),
+            code=checkpoint.code_version(),
+            made_at=datetime.now(UTC),
+            seconds=round((datetime.now(UTC) - run.began_at).total_seconds(), 1),
+            verdict=Verdict(
+                passed=found.passed,
+                reason=found.reason,
+                held_out=Comparison(**asdict(found.held_out)) if found.held_out else None,
+                anchor=Comparison(**asdict(found.anchor)) if found.anchor else None,
+                by_label=found.by_label,
+            ),
+        )
+        self._registry.add(version, folder)
+        log.info("version made", extra={"model_version": version.version, "passed": found.passed})
+        return version
+
+    def _settle(self, run: Run, made: Version) -> None:
+        # Whatever of this an earlier take has done already is found done.
+        compared, champion = made.verdict.held_out, self._registry.champion(self._asked.project_id)
+        self._say(
+            version=made.version,
+            before=compared and round(compared.before, 2),
+            after=compared and round(compared.after, 2),
+        )
+        if not (made.verdict.passed or self._asked.promote):
+            again = "" if made.made_at > run.began_at else f"These corrections were taught before, as {made.version}. "
+            raise Ended(again + made.verdict.reason)
+        forced = self._asked.promote
+        history = {move.version for move in self._registry.history(self._asked.project_id)}
+        if champion != made.version and not forced:
+            if made.version in history:
+                raise Ended(
+                    f"{made.version}, which these corrections made before, was taken back; correct more, or promote it "
+                    "by hand."
+                )
+            if champion != run.champion:
+                raise Ended(
+                    f"{made.verdict.reason.rstrip('.')}; but somebody moved the alias to {champion or 'the base'} "
+                    f"meanwhile: promote {made.version} by hand if it is to serve."
+                )
+        why: Why = "promoted" if made.verdict.passed else "forced"
+        move_alias(self._desk.queue, self._registry, self._asked.project_id, made.version, why)
+        self._end("promoted", made.verdict.reason if made.verdict.passed else f"By hand. {made.verdict.reason}")
+
+    def _end(self, stage: Literal["promoted", "refused", "failed"], reason: str) -> None:
+        self._say(stage=stage, reason=reason)
+        log.info("training ended", extra={"stage": stage, "reason": reason})
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _go_on(self) -> None:
+        progress.busy()
+        if self._desk.stop.asked:
+            raise Interrupted
+
+    def _say(self, *, seldom: bool = False, **what: Any) -> None:
+        self._said = self._said.model_copy(update={**what, "at": datetime.now(UTC)})
+        if seldom and time.monotonic() - self._said_at < SAY_S:
+            return
+        with suppress(RedisAway):
+            self._desk.queue.keep_training(self._said)
+        self._said_at = time.monotonic()
+
+
+def _nothing_in(manifest: Manifest) -> str:
+    if manifest.held_out.corrections:
+        return (
+            f"All {manifest.held_out.corrections} corrections are of scenes that are held out, as one in five is: "
+            "annotate more tasks."
+        )
+    if manifest.left_out:
+        reasons = json.dumps(manifest.left_out)
+        example = f" For one: {manifest.examples[0]}" if manifest.examples else ""
+        return f"None of the images of the corrections could be had ({reasons}).{example}"
+    return "There are no corrections yet: annotate some tasks."
