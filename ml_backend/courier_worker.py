@@ -17,8 +17,11 @@ from ml_backend.errors import KeyRefused, LabelStudioAway, LabelStudioRefused, S
 from ml_backend.gatherer import Gatherer
 from ml_backend.housekeeper import Housekeeper
 from ml_backend.label_studio import LabelStudio
+from ml_backend.new_corrections import NewCorrections
 from ml_backend.rollout import Follower
+from ml_backend.trigger import Trigger
 from workers import leased
+from workers.changes import Changes
 from workers.corrections import Corrections
 from workers.leased import LeasedWorker, Pace, Stop
 from workers.queue import JobQueue
@@ -99,9 +102,11 @@ def run(settings: Settings) -> None:
         except (LabelStudioAway, LabelStudioRefused) as exc:
             log.warning("label studio is away; deliveries wait for it", extra={"reason": str(exc)})
         # Connections of their own: what is read there takes long, and is done at the same time.
-        gatherer = Gatherer(queue, LabelStudio.of(settings), Corrections(settings.data))
+        changes = Changes(queue.redis, settings.reconcile_s)
+        gatherer = Gatherer(queue, LabelStudio.of(settings), Corrections(settings.data), changes)
         follower = Follower(queue, LabelStudio.of(settings), Registry(settings.data))
-        serve(queue, Courier(queue, label_studio), beside=[gatherer, follower])
+        trigger = Trigger(queue, changes, NewCorrections(settings.data))
+        serve(queue, Courier(queue, label_studio), beside=[gatherer, follower, trigger])
 
 
 def serve(queue: JobQueue, courier: Courier, pace: Pace | None = None, beside: Sequence[Rounds] = ()) -> None:

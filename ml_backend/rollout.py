@@ -36,6 +36,9 @@ REMOVED_AT_ONCE = 20
 SHOWN_AFTER = timedelta(minutes=5)
 """How long Label Studio goes on showing the former version while tasks are drawn again; then both have gaps."""
 
+TAKEN_BACK_AFTER = timedelta(seconds=30)
+"""The same where a person took a version back: they want it gone."""
+
 TRY_AGAIN = timedelta(minutes=1)
 """When one task is asked for again where no worker draws by the version; then after twice as long, and so on."""
 
@@ -90,7 +93,7 @@ class Follower:
                 if not rollout.looked_through:
                     rollout = self._queue_again(project_id, rollout, alone)
                 if not rollout.shown:
-                    self._show(project_id, rollout)
+                    self._show(project_id, rollout, TAKEN_BACK_AFTER if move.why == "rolled back" else SHOWN_AFTER)
             except NotFound as exc:
                 log.warning("rollout ended", extra={"project_id": project_id, "reason": str(exc)})
                 self._rollouts.keep(project_id, rollout.but(looked_through=True, shown=True))
@@ -146,9 +149,9 @@ class Follower:
             asked += len(taken.jobs)
         return asked
 
-    def _show(self, project_id: int, rollout: Rollout) -> None:
+    def _show(self, project_id: int, rollout: Rollout, at_the_latest: timedelta) -> None:
         drawn = rollout.looked_through and not self._queue.projects().get(project_id)
-        if not drawn and datetime.now(UTC) - rollout.began_at < SHOWN_AFTER:
+        if not drawn and datetime.now(UTC) - rollout.began_at < at_the_latest:
             return
         facts = {"project_id": project_id, "model_version": rollout.version}
         if not self._wiring.model_versions(project_id).get(rollout.version):

@@ -32,6 +32,10 @@ ALONE_S = 120
 """How long a project is kept from others unless that is renewed, in seconds."""
 
 _MARK, _WAITING = PREFIX + "gather:mark", PREFIX + "gather:waiting"
+_WISHED = PREFIX + "training:wished"
+
+TRAINING_EVENT = "START_TRAINING"
+"""Somebody wishes for a training; first what they did is gathered."""
 
 TASK_EVENTS = frozenset({"ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "TASKS_DELETED"})
 """Those that name the tasks that they are about."""
@@ -52,6 +56,7 @@ class Changes:
         self._redis = redis
         self._reconcile_s = reconcile_s
         self._tasks, self._projects = Waiting(redis, _WAITING), Waiting(redis, PROJECTS)
+        self._wished = Waiting(redis, _WISHED)
 
     @renaming_redis_errors()
     def drain(self) -> int:
@@ -69,10 +74,12 @@ class Changes:
             for _, fields in found:
                 event = Event.model_validate_json((fields or {})[b"event"])
                 now = time.time()
+                if event.action == TRAINING_EVENT:
+                    pipe.zadd(_WISHED, {str(event.project_id): now})
                 if event.action in TASK_EVENTS and event.task_ids:
                     pipe.zadd(PROJECTS, {str(event.project_id): 0}, nx=True)
                     pipe.zadd(_WAITING, {f"{event.project_id}:{task_id}": now for task_id in event.task_ids})
-                elif event.action in TASK_EVENTS | PROJECT_EVENTS:
+                elif event.action in TASK_EVENTS | PROJECT_EVENTS | {TRAINING_EVENT}:
                     pipe.zadd(PROJECTS, {str(event.project_id): now + QUIET_S - self._reconcile_s}, lt=True)
             pipe.set(_MARK, as_text(found[-1][0]))
             pipe.execute()
@@ -128,6 +135,36 @@ class Changes:
             began: When that began, in seconds since 1970.
         """
         self._projects.done(str(project_id), seen, again=began)
+
+    def wished(self) -> dict[int, float]:
+        """List projects for which somebody wishes a training.
+
+        Returns:
+            When that was, to be handed to `granted`, by project.
+        """
+        return numbers(self._wished.until(time.time(), PROJECTS_AT_ONCE))
+
+    def looked_through_since(self, project_id: int, when: float) -> bool:
+        """Say whether a project is gathered as it was at a time.
+
+        Args:
+            project_id: The project.
+            when: The time, in seconds since 1970.
+
+        Returns:
+            Whether it was looked through as a whole, from its beginning on, after that.
+        """
+        began = self._projects.since(str(project_id))
+        return began is not None and began >= when
+
+    def granted(self, project_id: int, when: float) -> None:
+        """Say that a training was asked for as somebody wished.
+
+        Args:
+            project_id: The project.
+            when: What `wished` said; a wish that came since stays.
+        """
+        self._wished.done(str(project_id), when)
 
     def alone_at(self, project_id: int) -> AbstractContextManager[Lock | None]:
         """Keep others off a project.

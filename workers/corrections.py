@@ -178,6 +178,24 @@ class Corrections:
         """
         return {task_id: self._updated_at(project_id, task_id) for task_id in self._tasks(project_id)}
 
+    def files(self, project_id: int) -> dict[int, tuple[Path, int]]:
+        """List the files of a project, for those who read only what is new.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            The file of each task, and when it was replaced, in nanoseconds since 1970, by the task's number.
+        """
+        found = {}
+        with suppress(FileNotFoundError), os.scandir(self._folder(project_id)) as entries:
+            for entry in entries:
+                stem, dot, kind = entry.name.partition(".")
+                if stem.isdecimal() and dot + kind == ".json":
+                    with suppress(FileNotFoundError):  # Withdrawn just now.
+                        found[int(stem)] = Path(entry.path), entry.stat().st_mtime_ns
+        return found
+
     def of(self, project_id: int) -> Iterator[TaskCorrections]:
         """Read a project's corrections, one task at a time.
 

@@ -108,6 +108,14 @@ class Settings(BaseSettings):
 
     replaced_s: Annotated[float, Field(ge=0)] = 60.0
     """How long a prediction stays after a newer version's replaced it, in seconds: who has it open submits on it."""
+    retrain_after: Annotated[int, Field(ge=0)] = 50
+    """After how many new corrections a project is retrained; 0 for never by their number."""
+    retrain_least: Annotated[int, Field(gt=0)] = 10
+    """How many new corrections are enough after RSREFSEG_RETRAIN_HOURS."""
+    retrain_hours: Annotated[float, Field(ge=0)] = 24.0
+    """How long fewer new corrections wait for the next training, in hours; 0 for ever."""
+    retrain_quiet_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long no correction may have come before a training begins by itself, in seconds."""
 
     hung_s: Annotated[float, Field(validate_default=True)] = 120.0
     """How long a worker may be silent over a job before it is killed, in seconds; longer than any one step may take."""

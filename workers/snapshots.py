@@ -130,6 +130,18 @@ class Snapshots:
                 log.warning("snapshot not readable", extra={"file": str(path), "error": type(exc).__name__})
         return sorted(found, key=lambda manifest: int(manifest.name.partition("-")[0]))
 
+    def newest_name(self, project_id: int) -> str | None:
+        """Name a project's newest snapshot without reading any.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            Its name, or None before the first.
+        """
+        names = (path.stem for path in self.folder(project_id).glob("[0-9]*-*.json"))
+        return max(names, key=lambda name: int(name.partition("-")[0]), default=None)
+
     def newest(self, project_id: int) -> Manifest | None:
         """Find a project's newest snapshot.
 

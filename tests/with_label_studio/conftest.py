@@ -77,6 +77,7 @@ class Fleet:
         "web": ["rsrefseg-backend", "web"],
         "worker": ["rsrefseg-worker", "run", "--gpus", "cpu"],
         "simulated": ["rsrefseg-worker", "run", "--simulate", "0.01"],
+        "simulated anew": ["rsrefseg-worker", "run", "--simulate", "0.02"],
         "courier": ["rsrefseg-backend", "courier"],
     }
 

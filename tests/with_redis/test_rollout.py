@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.stand_in_label_studio import KEY, StandInLabelStudio, answers, stand_
 from tests.with_redis.conftest import requests_in
 from tests.with_redis.test_courier import HURRY
 from workers.queue import JobQueue
-from workers.registry import Registry
+from workers.registry import Registry, Why
 from workers.settings import Settings
 
 BASE, CHAMPION, FOREIGN = "tiny@0", "tiny@1", "somebody's"
@@ -34,7 +35,7 @@ from ml_backend import rollout
 from ml_backend.label_studio import LabelStudio
 from workers import rollouts
 from workers.queue import JobQueue
-from workers.registry import Registry
+from workers.registry import Registry, Why
 from workers.settings import Settings
 settings = Settings.load()
 def die(*_, **__):
@@ -149,6 +150,30 @@ def test_a_rollback_brings_the_former_version_back(
     assert versions(label_studio) == {number: {BASE, FOREIGN} if number == 1 else {BASE} for number in TASKS}
     assert label_studio.project["model_version"] == BASE
     assert queue.model_version(1) == BASE
+
+
+@pytest.mark.parametrize("why", ["promoted", "rolled back"])
+def test_what_takes_long_is_shown_before_all_is_drawn_and_at_once_what_was_taken_back(
+    follower: Follower,
+    queue: JobQueue,
+    label_studio: StandInLabelStudio,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    why: Why,
+) -> None:
+    monkeypatch.setattr(f"ml_backend.rollout.{'SHOWN' if why == 'promoted' else 'TAKEN_BACK'}_AFTER", timedelta())
+    registry.move(1, CHAMPION, why)
+    follower.round()
+    assert label_studio.project["model_version"] == BASE, "there is none of it to be shown"
+    Courier(queue, LabelStudio(label_studio.url, KEY, timeout_s=10), HURRY).deliver(
+        make_answer(requests_in(queue)[1], model_version=CHAMPION)
+    )
+    follower.round()
+    assert label_studio.project["model_version"] == CHAMPION
+    assert sorted(queue.projects()) == [1], "others are on their way"
+    draw(queue, label_studio)
+    follower.round()
+    assert versions(label_studio) == AFTERWARDS
 
 
 def test_a_second_promotion_before_the_first_is_through_ends_the_first(
