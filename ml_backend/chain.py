@@ -32,6 +32,24 @@ SILENT_S = 45
 """After how many seconds without a sign a process counts as dead; one that lives gives a sign every five."""
 
 
+def alive(status: Status, *queues: str) -> list[WorkerState]:
+    """Say which processes take jobs.
+
+    Args:
+        status: Who was there, and when they were heard.
+        *queues: From any of these queues.
+
+    Returns:
+        Those that gave a sign not long ago.
+    """
+    now = datetime.now(UTC)
+    return [
+        worker
+        for worker in status.workers
+        if set(queues) & set(worker.queues) and worker.heard_at and (now - worker.heard_at).total_seconds() < SILENT_S
+    ]
+
+
 class Chain:
     """Looks at one link after the other; what was reached stays open for those who look further.
 
@@ -128,14 +146,7 @@ class Chain:
 
     def _alive(self, *queues: str) -> list[WorkerState]:
         _, status = self._look()
-        heard = datetime.now(UTC)
-        return [
-            worker
-            for worker in status.workers
-            if set(queues) & set(worker.queues)
-            and worker.heard_at
-            and (heard - worker.heard_at).total_seconds() < SILENT_S
-        ]
+        return alive(status, *queues)
 
     def _workers(self) -> Iterator[Finding]:
         workers = self._alive(GPU)

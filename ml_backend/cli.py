@@ -120,6 +120,36 @@ def dataset(project_id: int, as_json: bool, folder: Path | None) -> None:
 
 
 @main.command()
+@click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
+@click.option("--wait", is_flag=True, help="Stay to the end; the exit code is 1 if it failed, 2 if it was refused.")
+@click.option("--promote", is_flag=True, help="Promote the outcome, whatever the gate says of it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def retrain(project_id: int, wait: bool, promote: bool, as_json: bool) -> None:
+    """Ask a trainer to teach a project's model by what its annotators corrected."""
+    from rich.console import Console
+
+    from ml_backend.retrain import EXIT_CODES, Retrain
+    from workers.queue import JobQueue
+
+    with complaining(BackendError, WorkersError), JobQueue.open(Settings.load()) as queue:
+        queue.ping()
+        wish = Retrain(queue, project_id, Console(stderr=True))
+        asked = wish.ask(promote=promote)
+        if not wait:
+            if as_json:
+                click.echo(json.dumps(asked._asdict()))
+            return
+        try:
+            training = wish.wait()
+        except KeyboardInterrupt:
+            click.echo("The training goes on; `rsrefseg-worker status` says how far it is.", err=True)
+            sys.exit(INTERRUPTED)
+        if as_json:
+            click.echo(training.model_dump_json())
+    sys.exit(EXIT_CODES[training.stage])
+
+
+@main.command()
 @click.option("--project", "project_id", type=click.IntRange(1), help="Look at this project too, link by link.")
 @click.option("--fix", is_flag=True, help="Mend what can be mended, and look again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -118,6 +118,19 @@ class Changes:
         """
         self._projects.add({str(project_id): 0 for project_id in project_ids}, new=True)
 
+    def want(self, project_id: int) -> float:
+        """Have a project looked through as soon as a courier can.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            Now, for `looked_through_since`.
+        """
+        now = time.time()
+        self._projects.sooner(str(project_id), now - self._reconcile_s)
+        return now
+
     def due(self) -> dict[int, float]:
         """List projects that are to be looked through now, the one that waits longest first.
 

@@ -46,6 +46,16 @@ class Waiting:
             self._redis.zadd(self._key, dict(members), nx=new)
 
     @renaming_redis_errors()
+    def sooner(self, member: str, since: float) -> None:
+        """Let a thing wait since an earlier time; what waits for longer stays as it is.
+
+        Args:
+            member: The thing.
+            since: The time, in seconds since 1970.
+        """
+        self._redis.zadd(self._key, {member: since}, lt=True)
+
+    @renaming_redis_errors()
     def until(self, when: float, most: int) -> list[tuple[str, float]]:
         """List what waits for long enough.
 

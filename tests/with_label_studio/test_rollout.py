@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sysconfig
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -74,7 +77,7 @@ def test_start_training_in_label_studio_asks_a_trainer_about_what_was_annotated_
     backend = project.connect(fleet.url).raise_for_status().json()["id"]
     for hook in project.api.get("/api/webhooks/", params={"project": project.id}).raise_for_status().json():
         project.api.delete(f"/api/webhooks/{hook['id']}/").raise_for_status()
-    [task] = project.add({"image": make_image_uri(), "expression": "the ship"})
+    task, later = project.add(*({"image": make_image_uri(), "expression": "the ship", "n": n} for n in range(2)))
     region = {"id": "a", "from_name": "prompt", "to_name": "image", "type": "textarea", "value": {"text": ["a ship"]}}
     project.api.post(f"/api/tasks/{task}/annotations/", json={"result": [region]}).raise_for_status()
     project.api.post(f"/api/ml/{backend}/train").raise_for_status()
@@ -82,3 +85,10 @@ def test_start_training_in_label_studio_asks_a_trainer_about_what_was_annotated_
         training = wait_for(lambda: queue.trainings().get(project.id))
     assert (training.stage, training.why) == ("waiting", "asked")
     assert (Path(fleet.environment["RSREFSEG_DATA"]) / f"corrections/{project.id}/{task}.json").exists()
+
+    project.api.post(f"/api/tasks/{later}/annotations/", json={"result": [region]}).raise_for_status()
+    program = Path(sysconfig.get_path("scripts")) / "rsrefseg-backend"
+    command = [program, "retrain", "--project", str(project.id), "--json"]
+    said = json.loads(subprocess.run(command, env=fleet.environment, capture_output=True, check=True).stdout)
+    assert (said["asked"], said["gathered"], said["trainers"]) == (False, True, 0)
+    assert (Path(fleet.environment["RSREFSEG_DATA"]) / f"corrections/{project.id}/{later}.json").exists()
