@@ -12,6 +12,7 @@ from ml_backend.errors import BackendError, UnusableConfig
 from ml_backend.findings import Finding, State, in_time, looked
 from ml_backend.label_config import read_label_config
 from ml_backend.label_studio import SWITCHES
+from ml_backend.learning import rollout, training
 from ml_backend.options import Options
 from ml_backend.web_probe import WebAway, WebProbe
 from ml_backend.wiring import UNCERTAINTY, Backend, Hook, Project, Wiring
@@ -77,8 +78,14 @@ class ProjectChain:
         yield from web
         yield from self._looked("interactive", lambda: self._interactive(backend))
         yield from self._looked("webhook", lambda: self._webhook(backend, backends))
+        yield from self._learning()
         yield from self._looked("predictions", lambda: self._predictions(project, backend))
         yield from self._looked("sampling", lambda: self._sampling(project, backend))
+
+    def _learning(self) -> Iterator[Finding]:
+        if queue := self._queue:
+            yield from self._looked("training", lambda: training(queue, self._id))
+            yield from self._looked("rollout", lambda: rollout(queue, self._id))
 
     def _ours(self, backends: tuple[Backend, ...]) -> Backend | None:
         return ours(backends, self._url, None, self._queue.model_versions() if self._queue else ())

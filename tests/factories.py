@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from workers.contract import Answer, Ask, Found, Output, PredictJob, Rle
+from workers.corrections import AnnotationRecord, Correction, Mark, TaskCorrections
 from workers.registry import Verdict, Version
 
 OUTPUT = Output(from_name="tag", to_name="image", type="brushlabels")
@@ -52,6 +53,21 @@ def make_answer(job: PredictJob | None = None, mask: np.ndarray | None = None, *
         "seconds": 0.1,
         **fields,
     })
+
+
+def make_task_corrections(task: int = 7, corrections: int = 2, updated_at: datetime | None = None) -> TaskCorrections:
+    one = Correction(
+        image=0,
+        expression="the ship",
+        label="target",
+        mask=Rle.from_mask(np.eye(6, 8, dtype=bool)),
+        origin="drawn",
+    )
+    record = AnnotationRecord(
+        annotation_id=100 + task, updated_at=updated_at or datetime.now(UTC), corrections=(one,) * corrections
+    )
+    mark = Mark(project_id=1, task_id=task, updated_at="1")
+    return TaskCorrections(mark=mark, scene="a", image_uris=(make_image_uri(),), annotations=(record,))
 
 
 def make_version(version: str = "tiny@1", project_id: int = 1, **fields: Any) -> Version:

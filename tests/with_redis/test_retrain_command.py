@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from ml_backend.cli import main
+from tests.factories import make_task_corrections
 from tests.with_redis.conftest import wait_for
-from workers.contract import Rle, Training, TrainJob
-from workers.corrections import AnnotationRecord, Correction, Corrections, Mark, TaskCorrections
+from workers.contract import Training, TrainJob
+from workers.corrections import Corrections
 from workers.queue import JobQueue
 from workers.settings import Settings
 
@@ -30,11 +30,7 @@ from workers.settings import Settings
 def corrections(settings: Settings) -> Corrections:
     """Of one task, two."""
     store = Corrections(settings.data)
-    mask = Rle.from_mask(np.eye(6, 8, dtype=bool))
-    one = Correction(image=0, expression="the ship", label="target", mask=mask, origin="drawn")
-    record = AnnotationRecord(annotation_id=1, updated_at=datetime.now(UTC), corrections=(one, one))
-    mark = Mark(project_id=1, task_id=7, updated_at="1")
-    store.put(TaskCorrections(mark=mark, scene="a", image_uris=("a",), annotations=(record,)))
+    store.put(make_task_corrections(corrections=2))
     return store
 
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pytest
 
 from ml_backend.new_corrections import NewCorrections
-from workers.contract import Rle, Training
-from workers.corrections import AnnotationRecord, Correction, Corrections, Mark, TaskCorrections
+from tests.factories import make_task_corrections
+from workers.contract import Training
+from workers.corrections import Corrections
 from workers.snapshots import Manifest, PartCounts, Snapshots
 
 UPDATED = datetime(2026, 11, 24, 9, 30, 0, 123456, tzinfo=UTC)
@@ -30,11 +30,7 @@ def new(tmp_path: Path) -> NewCorrections:
 
 
 def put(store: Corrections, task: int, corrections: int = 2, updated_at: datetime = UPDATED) -> None:
-    mask = Rle.from_mask(np.eye(6, 8, dtype=bool))
-    one = Correction(image=0, expression="the ship", label="target", mask=mask, origin="drawn")
-    record = AnnotationRecord(annotation_id=100 + task, updated_at=updated_at, corrections=(one,) * corrections)
-    mark = Mark(project_id=1, task_id=task, updated_at="1")
-    store.put(TaskCorrections(mark=mark, scene="a", image_uris=("a",), annotations=(record,)))
+    store.put(make_task_corrections(task, corrections, updated_at))
 
 
 def snap(data: Path, number: int, annotations: dict[int, str]) -> None:
