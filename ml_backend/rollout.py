@@ -21,6 +21,7 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.options import Options
 from ml_backend.protocol import ListedTask
 from ml_backend.wiring import Project, Wiring
+from workers.alias import tell_champion
 from workers.queue import JobQueue, QueueFull
 from workers.registry import Move, Registry
 from workers.rollouts import Rollout, Rollouts
@@ -70,9 +71,8 @@ class Follower:
             if self.leaving.is_set():
                 return
             move = self._registry.last_move(project_id)
-            champion = move.version if move else None
-            if self._queue.champion(project_id) != champion:
-                self._queue.keep_champion(project_id, champion)
+            if self._queue.champion(project_id) != (move.version if move else None):
+                tell_champion(self._queue, self._registry, project_id)
             if move is None:
                 continue
             rollout = self._rollouts.get(project_id)

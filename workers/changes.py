@@ -127,8 +127,8 @@ class Changes:
         Returns:
             Now, for `looked_through_since`.
         """
-        now = time.time()
-        self._projects.sooner(str(project_id), now - self._reconcile_s)
+        now = time.time()  # First, lest it be looked through before that.
+        self._projects.sooner(str(project_id), 0)
         return now
 
     def due(self) -> dict[int, float]:
