@@ -22,7 +22,7 @@ from workers.lines import PREFIX
 from workers.redis_client import renaming_redis_errors
 from workers.waiting import Waiting, alone, numbers
 
-ALONE_S = 120
+ALONE_S = 30
 """How long a project is kept from others unless that is renewed, in seconds."""
 
 _ROLLOUTS = PREFIX + "rollouts"
