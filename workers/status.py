@@ -16,12 +16,13 @@ from rq import SimpleWorker
 from rq.job import Job
 from rq.utils import as_text
 
-from workers.contract import Wire
+from workers.contract import Training, Wire
 from workers.errors import Move
 from workers.failures import Failure
 from workers.leased import DEVICE
 from workers.queue import JobQueue
 from workers.redis_client import renaming_redis_errors
+from workers.training_table import training_table
 
 MOVES: dict[Move, str] = {"annotator": "the task's owner", "wait": "wait, then ask again", "ours": "the operator"}
 """Whose move it is, in the words of the table."""
@@ -69,6 +70,8 @@ class Status(Wire):
     model_version: str | None
     workers: tuple[WorkerState, ...]
     failures: tuple[Failure, ...]
+    trainings: tuple[Training, ...]
+    """How far the training of each project is, or how its last one ended."""
 
 
 @renaming_redis_errors()
@@ -91,6 +94,7 @@ def status_of(queue: JobQueue) -> Status:
         model_version=queue.model_version(),
         workers=tuple(_state_of(worker) for worker in workers),
         failures=tuple(queue.failures()),
+        trainings=tuple(queue.trainings().values()),
     )
 
 
@@ -142,7 +146,13 @@ def as_tables(status: Status) -> RenderableType:
     numbers = (status.waiting, status.running, status.to_deliver, status.failed)
     rates = (f"{status.answered_per_s:.1f}/s", f"{status.delivered_per_s:.1f}/s")
     counts.add_row(*map(str, numbers), *rates, status.model_version or "none yet")
-    return Group(counts, _projects_line(status.projects), _workers_table(status.workers), _failures_table(status))
+    return Group(
+        counts,
+        _projects_line(status.projects),
+        _workers_table(status.workers),
+        training_table(status.trainings) or "Nothing was taught yet.",
+        _failures_table(status),
+    )
 
 
 def _projects_line(projects: dict[int, int]) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from io import StringIO
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 from tests.factories import make_answer, make_image_uri, make_job
 from tests.with_redis.conftest import WorkerProcess, wait_for
 from workers.cli import main
+from workers.contract import Training
 from workers.failures import Failure
 from workers.queue import JobQueue
 from workers.status import Status, status_of, watch
@@ -72,3 +74,20 @@ def test_status_in_a_terminal_is_looked_at_again_until_ctrl_c(queue: JobQueue, m
     assert len(looks) == 3
     watch(lambda: status_of(queue), console, once=True)
     assert "Nothing is on its way." in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_status_shows_how_far_trainings_are(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", str(queue.settings.redis_url))
+    monkeypatch.setenv("COLUMNS", "250")
+    assert "Nothing was taught yet." in CliRunner().invoke(main, ["status"]).output
+    at = datetime(2026, 11, 24, tzinfo=UTC)
+    began = {"why": "count", "began_at": at, "at": at}
+    queue.keep_training(Training(project_id=7, stage="learning", step=20, steps=125, loss=1.5, corrections=50, **began))
+    ended = {"version": "tiny@3fa94c12", "before": 30.1, "after": 51.2, "reason": "It is better: [so]."}
+    queue.keep_training(Training(project_id=9, stage="promoted", step=60, steps=60, **ended, **began))
+    first, second = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)["trainings"]
+    assert (first["project_id"], first["stage"], first["step"], first["loss"]) == (7, "learning", 20, 1.5)
+    assert second | ended == second
+    table = CliRunner().invoke(main, ["status"]).output
+    for shown in ("20/125", "1.500", "learning", "30.1 to 51.2", "tiny@3fa94c12", "It is better: [so]."):
+        assert shown in table
