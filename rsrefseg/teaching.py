@@ -82,7 +82,7 @@ SMALL = Course(
     warmup_steps=10,
     ema_decay=0.97,
     side=576,
-    mixture=Mixture(corrected=3, anchors=3),
+    mixture=Mixture(corrected=3, anchors=3, expressions=2),
 )
 """For the preset tiny, whose encoder learns too."""
 

@@ -35,8 +35,8 @@ class Mixture:
     """Corrected images in a batch; where there are older ones, half of them new."""
     anchors: int = 4
     """Images of the anchor in a batch."""
-    expressions: int = 2
-    """Most expressions about one image."""
+    expressions: int = 1
+    """Most expressions about one image at a time."""
     anchor: float = 1.0
     """What the anchor weighs beside the corrections, however many masks either has."""
     finding: float = 2.0

@@ -61,7 +61,7 @@ def test_where_nothing_is_older_all_corrections_are_new(features, predictor):
 
 def test_of_an_image_with_many_expressions_a_few_come_at_a_time_and_all_in_time(features, predictor):
     many = [sample(f"new-{n}", 0, f"building {n}") for n in range(9)]
-    made = lesson(features, predictor, many, mixture=Mixture(corrected=1))
+    made = lesson(features, predictor, many, mixture=Mixture(corrected=1, expressions=2))
     batches = [[one.sample_id for one, _ in chosen] for chosen in islice(made._choices(), 60)]
     assert {len(batch) for batch in batches} == {2}
     assert {name for batch in batches for name in batch} == {one.sample_id for one in many}
