@@ -75,7 +75,8 @@ class Retrain:
         """
         settings = self._queue.settings
         status = status_of(self._queue)
-        gathered = bool(alive(status, LABEL_STUDIO)) and self._gather()
+        with self._console.status("The courier looks through the project."):
+            gathered = bool(alive(status, LABEL_STUDIO)) and self._gather()
         corrections = NewCorrections(settings.data)
         self._before = self._queue.trainings().get(self._project_id)
         new = corrections.of(self._project_id, self._before).corrections
