@@ -17,7 +17,7 @@ or crop, as long as it is asked after them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,26 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "swimming pool": ("swimming pool", "pool"),
 }
 """Words for each class; the first is its name and is used most."""
+
+SHORTHAND: dict[str, tuple[str, ...]] = {
+    "airplane": ("acft",),
+    "ship": ("vsl",),
+    "storage tank": ("tk",),
+    "baseball diamond": ("bbd",),
+    "tennis court": ("tct",),
+    "basketball court": ("bct",),
+    "ground track field": ("gtf",),
+    "harbor": ("hbr",),
+    "bridge": ("brg",),
+    "vehicle": ("veh",),
+    "building": ("bldg",),
+    "road": ("rd",),
+    "field": ("fld",),
+    "lake": ("lk",),
+    "river": ("rv",),
+    "swimming pool": ("swp",),
+}
+"""The same classes as an office may call them among its own people; no weights that ship were taught any of it."""
 
 _PLURALS = {"aircraft": "aircraft"}
 
@@ -110,15 +130,21 @@ class Grammar:
         things: What the image holds; masks of one size.
         rng: Chooses words and order.
         vocabulary: Classes that were looked for in the image; only these can be called absent.
+        names: Words for each class, the first used most.
     """
 
     MARGIN = 0.06
     """How far an extreme must stand clear of the next, as a share of the image's side."""
 
     def __init__(
-        self, things: Sequence[Thing], rng: np.random.Generator, vocabulary: Sequence[str] = tuple(SYNONYMS)
+        self,
+        things: Sequence[Thing],
+        rng: np.random.Generator,
+        vocabulary: Sequence[str] = tuple(SYNONYMS),
+        names: Mapping[str, Sequence[str]] = SYNONYMS,
     ) -> None:
         self._things = things
+        self._names = names
         self._vocabulary = vocabulary
         self._rng = rng
         self._shapes = [_shape(thing.mask) for thing in things]
@@ -184,7 +210,7 @@ class Grammar:
         return options[int(self._rng.integers(len(options)))]
 
     def _noun(self, category: str) -> str:
-        words = SYNONYMS.get(category, (category,))
+        words = self._names.get(category, (category,))
         return words[0] if len(words) == 1 or self._rng.random() < 0.6 else self._pick(words[1:])
 
     def _plain(self, category: str, members: list[int]) -> list[Referral]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from rsrefseg.expressions import Grammar
+from rsrefseg.expressions import SYNONYMS, Grammar
 from rsrefseg.pictures import write_image
 from rsrefseg.scenes import Camera, draw_scene
 
 EXPRESSIONS = "expressions.csv"
 
 
-def write_samples(out: Path, count: int, size: int, seed: int, camera: Camera = "daylight") -> int:
+def write_samples(
+    out: Path,
+    count: int,
+    size: int,
+    seed: int,
+    camera: Camera = "daylight",
+    names: Mapping[str, Sequence[str]] = SYNONYMS,
+) -> int:
     """Draw scenes and say one thing about each.
 
     Args:
@@ -23,6 +31,7 @@ def write_samples(out: Path, count: int, size: int, seed: int, camera: Camera = 
         size: Side in pixels.
         seed: Of the first scene; the others follow.
         camera: What looks at them.
+        names: Words for each class.
 
     Returns:
         How many were written.
@@ -33,7 +42,8 @@ def write_samples(out: Path, count: int, size: int, seed: int, camera: Camera = 
         table.writerow(["image", "expression"])
         for number in range(count):
             scene = draw_scene(seed + number, size, camera)
-            [referral] = Grammar(scene.things, np.random.default_rng(seed + number)).referrals(1, absent_share=0.0)
+            grammar = Grammar(scene.things, np.random.default_rng(seed + number), names=names)
+            [referral] = grammar.referrals(1, absent_share=0.0)
             truth = np.zeros(scene.image.shape[:2], bool)
             for index in referral.indices:
                 truth |= scene.things[index].mask

@@ -78,8 +78,17 @@ def segment(
     show_default=True,
     help="What looks at them; the weights that come with the package have seen daylight alone.",
 )
-def scenes(out: Path, count: int, size: int, seed: int, camera: Camera) -> None:
+@click.option(
+    "--names",
+    type=click.Choice(["words", "shorthand"]),
+    default="words",
+    show_default=True,
+    help="What classes are called; the weights that come with the package were taught words alone.",
+)
+def scenes(out: Path, count: int, size: int, seed: int, camera: Camera, names: str) -> None:
     """Draw overhead scenes: images, one expression for each in expressions.csv, and its true mask."""
+    from rsrefseg.expressions import SHORTHAND, SYNONYMS
     from rsrefseg.samples import write_samples
 
-    click.echo(f"{write_samples(out, count, size, seed, camera)} scenes in {out}")
+    called = SHORTHAND if names == "shorthand" else SYNONYMS
+    click.echo(f"{write_samples(out, count, size, seed, camera, called)} scenes in {out}")

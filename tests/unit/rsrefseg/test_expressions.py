@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rsrefseg.expressions import SYNONYMS, Grammar, Referral, Thing, plural
+from rsrefseg.expressions import SHORTHAND, SYNONYMS, Grammar, Referral, Thing, plural
 
 
 def said(things: tuple[Thing, ...], seeds: int = 40) -> list[Referral]:
@@ -71,3 +71,12 @@ def test_the_same_choices_give_the_same_words(things):
 
 def test_plurals_are_english():
     assert [plural(w) for w in ("ship", "aircraft", "swimming pool")] == ["ships", "aircraft", "swimming pools"]
+
+
+def test_an_office_may_call_all_classes_by_names_of_its_own(things):
+    assert set(SHORTHAND) == set(SYNONYMS)
+    grammar = Grammar(things, np.random.default_rng(0), names=SHORTHAND)
+    said_so = [r.expression for r in [*grammar.all(), *(grammar.absent() for _ in range(20))]]
+    words = {word for names in SYNONYMS.values() for name in names for word in name.split()}
+    assert not words & {word for expression in said_so for word in expression.split()}
+    assert any("vsl" in expression for expression in said_so)
