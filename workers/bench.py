@@ -1,4 +1,4 @@
-"""What a worker lays out once and every job finds at hand: queue, images, and the model, warm."""
+"""What a worker lays out once and every job finds at hand: queue, images, and the models, warm."""
 
 from __future__ import annotations
 
@@ -46,13 +46,20 @@ class Model(Protocol):
         """Find what each expression refers to, or what was pointed at, in what `encode_all` made of an image."""
 
 
+class Models(Protocol):
+    """Who knows which model serves a project, as `workers.champions.Champions` does."""
+
+    def of(self, project_id: int, /) -> Model:
+        """Find what serves a project from now on; whoever asks once finishes what they have in hand on it."""
+
+
 @dataclass
 class Bench:
     """The tools of one worker process."""
 
     queue: JobQueue
     images: ImagesAhead
-    predictor: Model
+    models: Models
     stop: Stop
     """Whether the process is asked to end."""
     batch_images: int = 1

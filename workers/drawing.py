@@ -20,7 +20,7 @@ from structlog.contextvars import bound_contextvars
 from rsrefseg.errors import BadRequest
 from rsrefseg.pointing import Pointing
 from workers import progress
-from workers.bench import Bench, Segmented
+from workers.bench import Bench, Model, Segmented
 from workers.contract import ASKS_LIMIT, Answer, Ask, Found, Pointed, PredictJob, Refusal, Rle
 from workers.errors import ImageAway, ImageRefused
 
@@ -79,11 +79,12 @@ class Drawn:
         return Answer(job=self.job, model_version=model_version, found=found, seconds=self.seconds)
 
 
-def draw(bench: Bench, images: Sequence[Fetched]) -> Iterator[Drawn | Refusal]:
+def draw(bench: Bench, model: Model, images: Sequence[Fetched]) -> Iterator[Drawn | Refusal]:
     """Draw what the requests about some images ask for.
 
     Args:
-        bench: The model; its batches become smaller if these images are too many for its memory.
+        bench: Its batches become smaller if these images are too many for the device's memory.
+        model: Which model draws all of it.
         images: At least one.
 
     Yields:
@@ -92,7 +93,7 @@ def draw(bench: Bench, images: Sequence[Fetched]) -> Iterator[Drawn | Refusal]:
     started = time.monotonic()
     try:
         with _on_time(bench):
-            embeddings = iter(bench.predictor.encode_all([image for one in images for image in one.images]))
+            embeddings = iter(model.encode_all([image for one in images for image in one.images]))
     except Exception as exc:
         if len(images) == 1:
             for job in images[0].jobs:
@@ -102,44 +103,44 @@ def draw(bench: Bench, images: Sequence[Fetched]) -> Iterator[Drawn | Refusal]:
         if _no_memory(exc):
             bench.batch_images = half
             log.warning("not enough memory for a batch", extra={"images": len(images), "from_now_on": half})
-        yield from draw(bench, images[:half])
-        yield from draw(bench, images[half:])
+        yield from draw(bench, model, images[:half])
+        yield from draw(bench, model, images[half:])
         return
     encoding_s = (time.monotonic() - started) / len(images)
     for one in images:
-        yield from _ask(bench, tuple(islice(embeddings, len(one.images))), one.jobs, one.seconds + encoding_s)
+        yield from _ask(bench, model, tuple(islice(embeddings, len(one.images))), one.jobs, one.seconds + encoding_s)
 
 
 def _ask(
-    bench: Bench, embeddings: tuple[Any, ...], jobs: Sequence[PredictJob], seconds: float
+    bench: Bench, model: Model, embeddings: tuple[Any, ...], jobs: Sequence[PredictJob], seconds: float
 ) -> Iterator[Drawn | Refusal]:
     started = time.monotonic()
     segments: Sequence[Segmented] | None = None
     if len(jobs) == 1 or sum(len(job.asks) for job in jobs) <= ASKS_LIMIT:
         try:
             with _on_time(bench):
-                segments = _segments(bench, embeddings, [ask for job in jobs for ask in job.asks])
+                segments = _segments(model, embeddings, [ask for job in jobs for ask in job.asks])
         except Exception as exc:
             if len(jobs) == 1:
                 yield _refusal(jobs[0], exc)
                 return
     if segments is None:
         half = len(jobs) // 2
-        yield from _ask(bench, embeddings, jobs[:half], seconds)
-        yield from _ask(bench, embeddings, jobs[half:], seconds)
+        yield from _ask(bench, model, embeddings, jobs[:half], seconds)
+        yield from _ask(bench, model, embeddings, jobs[half:], seconds)
         return
     left = iter(segments)
     for job in jobs:
         yield Drawn(job, tuple(next(left) for _ in job.asks), seconds + time.monotonic() - started)
 
 
-def _segments(bench: Bench, embeddings: tuple[Any, ...], asks: Sequence[Ask]) -> list[Segmented]:
+def _segments(model: Model, embeddings: tuple[Any, ...], asks: Sequence[Ask]) -> list[Segmented]:
     drawn: dict[int, Segmented] = {}
     for number, embedding in enumerate(embeddings):
         places = [place for place, ask in enumerate(asks) if ask.image == number]
         expressions = [asks[place].expression for place in places]
         pointings = [_pointing(asks[place].pointed) for place in places]
-        drawn.update(zip(places, bench.predictor.segment(embedding, expressions, pointings), strict=True))
+        drawn.update(zip(places, model.segment(embedding, expressions, pointings), strict=True))
     return [drawn[place] for place in range(len(asks))]
 
 

@@ -29,6 +29,7 @@ EVENTS, PROJECTS = PREFIX + "events", PREFIX + "gather:projects"
 _VERSIONS, _OPTIONS = PREFIX + "model-versions", PREFIX + "options"
 _DIGESTS = PREFIX + "webhook-digests"
 _CHAMPIONS, _TRAININGS = PREFIX + "champions", PREFIX + "trainings"
+_TROUBLES = PREFIX + "champion-troubles"
 
 _KEEP_ONCE = """
 -- KEYS: what tells the event from others, the events
@@ -47,6 +48,17 @@ class Event(Wire):
     annotation_ids: tuple[int, ...] = ()
     task_ids: tuple[int, ...] = ()
     at: AwareDatetime
+
+
+class Trouble(Wire):
+    """A worker cannot load a project's champion; what served before goes on."""
+
+    version: str
+    reason: str
+    """A sentence."""
+    at: AwareDatetime
+    host: str = ""
+    """Which machine it is that cannot."""
 
 
 class NoticeBoard:
@@ -79,8 +91,7 @@ class NoticeBoard:
         Returns:
             The project's champion, else the version announced last, or None before the first worker.
         """
-        champion = None if project_id is None else self.champion(project_id)
-        return champion or next(iter(self.model_versions()), None)
+        return next(iter(self.model_versions(project_id)), None)
 
     @renaming_redis_errors()
     def keep_champion(self, project_id: int, version: str | None) -> None:
@@ -109,6 +120,47 @@ class NoticeBoard:
         return None if version is None else as_text(version)
 
     @renaming_redis_errors()
+    def champions(self) -> dict[int, str]:
+        """List the projects that have a champion of their own.
+
+        Returns:
+            Its version, by project.
+        """
+        found = self.redis.hgetall(_CHAMPIONS)
+        return dict(sorted((int(project), as_text(version)) for project, version in found.items()))
+
+    @renaming_redis_errors()
+    def keep_trouble(self, project_id: int, host: str, trouble: Trouble | None) -> None:
+        """Say that the workers of a machine cannot load a project's champion.
+
+        Args:
+            project_id: The project.
+            host: The machine's name.
+            trouble: Why; None once they can.
+        """
+        field = f"{project_id}/{host}"
+        if trouble is None:
+            self.redis.hdel(_TROUBLES, field)
+        else:
+            self.redis.hset(_TROUBLES, field, trouble.model_copy(update={"host": host}).model_dump_json())
+
+    @renaming_redis_errors()
+    def troubles(self) -> dict[int, tuple[Trouble, ...]]:
+        """List whose champions cannot be loaded; those of versions that are no longer wanted are over.
+
+        Returns:
+            What is wrong, by project.
+        """
+        champions = self.champions()
+        found: dict[int, tuple[Trouble, ...]] = {}
+        for field, text in sorted(self.redis.hgetall(_TROUBLES).items()):
+            project_id = int(as_text(field).partition("/")[0])
+            trouble = Trouble.model_validate_json(text)
+            if champions.get(project_id) == trouble.version:
+                found[project_id] = (*found.get(project_id, ()), trouble)
+        return found
+
+    @renaming_redis_errors()
     def keep_training(self, training: Training) -> None:
         """Say how far the teaching of a project is.
 
@@ -128,13 +180,18 @@ class NoticeBoard:
         return {int(project): Training.model_validate_json(text) for project, text in sorted(found.items())}
 
     @renaming_redis_errors()
-    def model_versions(self) -> list[str]:
-        """List every version that workers ever served.
+    def model_versions(self, project_id: int | None = None) -> list[str]:
+        """List every version that workers ever loaded at their start.
+
+        Args:
+            project_id: Whose champion goes before them; None for nobody's.
 
         Returns:
             The versions, newest first.
         """
-        return [as_text(version) for version in self.redis.zrevrange(_VERSIONS, 0, -1)]
+        champion = None if project_id is None else self.champion(project_id)
+        loaded = [as_text(version) for version in self.redis.zrevrange(_VERSIONS, 0, -1)]
+        return loaded if champion is None else [champion, *loaded]
 
     @renaming_redis_errors()
     def keep_event(self, event: Event, fingerprint: str = "") -> bool:

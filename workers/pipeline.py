@@ -16,7 +16,7 @@ from structlog.contextvars import bound_contextvars
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from workers import progress
-from workers.bench import Bench
+from workers.bench import Bench, Model
 from workers.contract import Chunk, PredictJob, Refusal
 from workers.drawing import Drawn, Fetched, draw, without_image
 from workers.errors import ImageAway, JobStopped, RedisAway
@@ -63,13 +63,14 @@ class Pipeline:
         if self._died and sum(map(len, self._left)) > 1:
             self._split()
             return
+        model = self._bench.models.of(self._chunk.project_id)  # Once: what moves meanwhile is for the next chunk.
         until = time.monotonic() + self._bench.queue.settings.chunk_s
         self._bench.images.keep_only([uri for jobs in self._left for uri in jobs[0].image_uris])
         with ThreadPoolExecutor(1, thread_name_prefix="messenger") as messenger:
             try:
                 while self._left and not self._bench.stop.asked and time.monotonic() < until:
-                    for outcome in self._drawn(self._next_batch()):
-                        self._behind.append(messenger.submit(self._hand_over, outcome))
+                    for outcome in self._drawn(model, self._next_batch()):
+                        self._behind.append(messenger.submit(self._hand_over, outcome, model.version))
                     self._catch_up(2 * self._bench.batch_images)
             except JobStopped:
                 self._put_back_rest()
@@ -114,7 +115,7 @@ class Pipeline:
             batch.append(self._left.popleft())
         return batch
 
-    def _drawn(self, batch: Sequence[tuple[PredictJob, ...]]) -> Iterator[Drawn | Refusal]:
+    def _drawn(self, model: Model, batch: Sequence[tuple[PredictJob, ...]]) -> Iterator[Drawn | Refusal]:
         fetched: list[Fetched] = []
         for jobs in batch:
             one = self._fetched(jobs)
@@ -123,7 +124,7 @@ class Pipeline:
             else:
                 yield from one
         if fetched:
-            yield from draw(self._bench, fetched)
+            yield from draw(self._bench, model, fetched)
 
     def _fetched(self, jobs: tuple[PredictJob, ...]) -> Fetched | list[Refusal]:
         try:
@@ -145,7 +146,7 @@ class Pipeline:
         stop=stop_after_delay(30),
         reraise=True,
     )
-    def _hand_over(self, outcome: Drawn | Refusal) -> None:
+    def _hand_over(self, outcome: Drawn | Refusal, model_version: str) -> None:
         job = outcome.job
         with bound_contextvars(job_id=job.key, project_id=job.project_id, task_id=job.task_id):
             if isinstance(outcome, Refusal):
@@ -153,7 +154,7 @@ class Pipeline:
                 failure = Failure.of(job, "predict", outcome.move, outcome.reason)
                 self._bench.queue.record_failure(failure)
             else:
-                answer = outcome.answer(self._bench.predictor.version)
+                answer = outcome.answer(model_version)
                 self._bench.queue.deliver(answer)
                 log.info("masks ready", extra={"masks": len(answer.found), "seconds": round(answer.seconds, 3)})
 

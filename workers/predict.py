@@ -7,7 +7,7 @@ import logging
 from rq import get_current_job
 from structlog.contextvars import bound_contextvars
 
-from workers.bench import at_hand
+from workers.bench import Model, at_hand
 from workers.contract import Chunk, PredictJob, Refusal
 from workers.drawing import Drawn, Fetched, draw, without_image
 from workers.pipeline import Pipeline
@@ -45,19 +45,20 @@ def reply(job_json: str) -> str:
     """
     job = PredictJob.model_validate_json(job_json)
     with bound_contextvars(job_id=job.key, project_id=job.project_id, task_id=job.task_id):
-        outcome = _drawn(job)
+        model = at_hand().models.of(job.project_id)
+        outcome = _drawn(model, job)
         if isinstance(outcome, Refusal):
             log.warning("refused", extra={"move": outcome.move, "reason": outcome.reason})
             return outcome.model_dump_json()
         log.info("masks ready", extra={"masks": len(outcome.segments), "seconds": round(outcome.seconds, 3)})
-        return outcome.answer(at_hand().predictor.version).model_dump_json()
+        return outcome.answer(model.version).model_dump_json()
 
 
-def _drawn(job: PredictJob) -> Drawn | Refusal:
+def _drawn(model: Model, job: PredictJob) -> Drawn | Refusal:
     bench = at_hand()
     try:
         images, seconds = bench.images.take(job, bench.queue.settings.predict_timeout_s)
     except Exception as exc:
         return without_image(job, exc)
-    [outcome] = draw(bench, [Fetched(images, (job,), seconds)])
+    [outcome] = draw(bench, model, [Fetched(images, (job,), seconds)])
     return outcome

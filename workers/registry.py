@@ -256,7 +256,7 @@ class Registry:
                 return move
 
     def before(self, project_id: int) -> str | None:
-        """Say what served a project before its champion was promoted: where a rollback leads.
+        """Say what served a project before its champion did: where a rollback leads, and a second one further back.
 
         Args:
             project_id: The project.
@@ -265,14 +265,17 @@ class Registry:
             The version's name; None for the base.
 
         Raises:
-            NoSuchVersion: If nothing was ever promoted, or the base serves already.
+            NoSuchVersion: If nothing was ever promoted, or all of it was taken back.
         """
-        history = self.history(project_id)
-        champion = history[-1].version if history else None
-        if champion is None:
+        below: list[str | None] = [None]
+        for move in self.history(project_id):
+            if move.why == "rolled back":
+                below[_last(below, move.version) + 1 :] = []
+            if below[-1:] != [move.version]:
+                below.append(move.version)
+        if len(below) < 2:
             raise NoSuchVersion(project_id, None)
-        # Not the last move: a rollback is no promotion, and a second one leads further back.
-        return next(move.former for move in reversed(history) if move.version == champion and move.why != "rolled back")
+        return below[-2]
 
     def projects(self) -> list[int]:
         """List the projects that have versions.
@@ -287,6 +290,11 @@ class Registry:
 
     def _history(self, project_id: int) -> Path:
         return self._root / str(project_id) / "history"
+
+
+def _last(versions: list[str | None], version: str | None) -> int:
+    # Where a rollback led; to something new where it is not among them.
+    return max((place for place, one in enumerate(versions) if one == version), default=len(versions))
 
 
 def _appear(path: Path, text: str) -> bool:

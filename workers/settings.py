@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     """What a worker computes with; bfloat16 is faster on most GPUs and on a CPU with avx512_bf16."""
     cache_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
     """Most memory of a worker's device for images that may be asked about again, in bytes; 0 for none."""
+    versions_kept: Annotated[int, Field(ge=1)] = 16
+    """Most projects' model versions that a worker keeps in memory beside its own, those asked for last."""
 
     host: str = "127.0.0.1"
     """The address that the web process listens on."""

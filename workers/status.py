@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -20,6 +20,7 @@ from workers.contract import Training, Wire
 from workers.errors import Move
 from workers.failures import Failure
 from workers.leased import DEVICE
+from workers.notices import Trouble
 from workers.queue import JobQueue
 from workers.redis_client import renaming_redis_errors
 from workers.training_table import training_table
@@ -68,6 +69,11 @@ class Status(Wire):
     projects: dict[int, int]
     """Requests on their way of each project."""
     model_version: str | None
+    """What serves the projects that have no champion of their own."""
+    champions: dict[int, str]
+    """The model version of each project that has one."""
+    troubles: dict[int, tuple[Trouble, ...]]
+    """Champions that a machine cannot load; what served before goes on there."""
     workers: tuple[WorkerState, ...]
     failures: tuple[Failure, ...]
     trainings: tuple[Training, ...]
@@ -92,6 +98,8 @@ def status_of(queue: JobQueue) -> Status:
         delivered_per_s=rates["delivered_per_s"],
         projects=queue.projects(),
         model_version=queue.model_version(),
+        champions=queue.champions(),
+        troubles=queue.troubles(),
         workers=tuple(_state_of(worker) for worker in workers),
         failures=tuple(queue.failures()),
         trainings=tuple(queue.trainings().values()),
@@ -149,6 +157,7 @@ def as_tables(status: Status) -> RenderableType:
     return Group(
         counts,
         _projects_line(status.projects),
+        *_champions(status),
         _workers_table(status.workers),
         training_table(status.trainings) or "Nothing was taught yet.",
         _failures_table(status),
@@ -160,6 +169,26 @@ def _projects_line(projects: dict[int, int]) -> str:
     said = ", ".join(f"project {project}: {count}" for project, count in largest[:SHOWN])
     more = f" and {len(largest) - SHOWN} projects more" if len(largest) > SHOWN else ""
     return f"On their way: {said}{more}." if said else "Nothing is on its way."
+
+
+def _champions(status: Status) -> Iterator[RenderableType]:
+    if not status.champions:
+        return
+    table = Table("project", "model version", "cannot be loaded", title="Champions")
+    # What is wrong first.
+    for project, version in sorted(status.champions.items(), key=lambda item: (item[0] not in status.troubles, item)):
+        troubles = [f"on {one.host} ({one.at:%H:%M}): {one.reason}" for one in status.troubles.get(project, ())]
+        table.add_row(str(project), version, escape("\n".join(troubles)))
+        if table.row_count == SHOWN:
+            break
+    yield table
+    if len(status.champions) > SHOWN:
+        yield f"And {len(status.champions) - SHOWN} champions more: --json lists all."
+    if status.troubles:
+        yield (
+            "What served before goes on meanwhile. `rsrefseg-backend models rollback --project ID` makes that the "
+            "champion. A worker on another machine needs the same RSREFSEG_DATA."
+        )
 
 
 def _workers_table(workers: Sequence[WorkerState]) -> RenderableType:

@@ -25,10 +25,12 @@ from rq.worker_registration import register
 from workers import desk, leased
 from workers.ahead import ImagesAhead
 from workers.bench import Bench, Model, lay_out
+from workers.champions import Champions
 from workers.errors import JobStopped, RedisAway
 from workers.images import ImageFetcher
 from workers.leased import DEVICE, LeasedWorker, Pace, Stop
 from workers.queue import GPU, INTERACTIVE, JobQueue
+from workers.registry import Registry
 from workers.settings import Settings
 from workers.upkeep import bring_back
 
@@ -210,7 +212,7 @@ def serve(
 
     Args:
         queue: Where the jobs are.
-        predictor: The model, warm.
+        predictor: The model, warm; projects' champions hang over it.
         pace: How soon the death of a worker is noticed.
         device: What the model runs on, for people.
         serves: Which jobs to take: `gpu`, or `interactive` for those alone that a person waits for.
@@ -218,7 +220,9 @@ def serve(
     """
     source = queue.interactive if serves == INTERACTIVE else queue.gpu
     stop = Stop()
-    lay_out(Bench(queue, ImagesAhead(ImageFetcher(queue.settings)), predictor, stop, batch_images))
+    settings = queue.settings
+    champions = Champions(queue, Registry(settings.data), predictor, settings.versions_kept)
+    lay_out(Bench(queue, ImagesAhead(ImageFetcher(settings)), champions, stop, batch_images))
     leased.serve(lambda: WarmWorker(queue, source, predictor.version, device, stop, pace or Pace()), stop)
 
 

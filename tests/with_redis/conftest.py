@@ -100,6 +100,7 @@ def start_worker(settings: Settings, queue: JobQueue, tmp_path: Path) -> Iterato
         log = tmp_path / f"worker{len(started)}.log"
         environ = {
             "REDIS_URL": str(settings.redis_url),
+            "RSREFSEG_DATA": str(settings.data),
             "LABEL_STUDIO_URL": settings.label_studio_url,
             "LABEL_STUDIO_API_KEY": settings.label_studio_api_key.get_secret_value(),
         }

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from rsrefseg.errors import BadCheckpoint
 from workers import logs
 from workers.leased import Pace
 from workers.queue import JobQueue
@@ -20,12 +21,19 @@ from workers.worker import serve
 
 
 class ObedientPredictor:
-    """The door of `rsrefseg.Predictor`, with nothing behind it."""
+    """The door of `rsrefseg.Predictor`, with nothing behind it; heads are a file with the name of their version."""
 
     version = "obedient@1"
 
     def __init__(self, diary: Path) -> None:
         self.diary = diary
+
+    def with_heads(self, folder: Path) -> ObedientPredictor:
+        other = ObedientPredictor(self.diary)
+        other.version = (folder / "heads").read_text()
+        if other.version == "corrupt":
+            raise BadCheckpoint(f"the weights in {folder} are damaged")
+        return other
 
     def encode_all(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         return list(images)
