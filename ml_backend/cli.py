@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +18,9 @@ from workers import logs
 from workers.complaint import complaining
 from workers.errors import WorkersError
 from workers.settings import Settings
+
+if TYPE_CHECKING:
+    from ml_backend.models import Models
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -117,6 +122,64 @@ def dataset(project_id: int, as_json: bool, folder: Path | None) -> None:
             click.echo(json.dumps(asdict(counts)))
         else:
             Console().print(tables(counts))
+
+
+@main.group()
+def models() -> None:
+    """List the model versions of a project, promote one, take one back."""
+
+
+_project = click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@contextmanager
+def _models(project_id: int) -> Iterator[Models]:
+    from ml_backend.models import Models
+    from workers.queue import JobQueue
+    from workers.registry import Registry
+
+    with complaining(BackendError, WorkersError):
+        settings = Settings.load()
+        with JobQueue.open(settings) as queue:
+            queue.ping()
+            yield Models(queue, Registry(settings.data), project_id)
+
+
+@models.command("list")
+@_project
+@_json
+def list_models(project_id: int, as_json: bool) -> None:
+    """Show which versions there are, how they did on held-out scenes, and which one serves."""
+    from rich.console import Console
+
+    with _models(project_id) as found:
+        if as_json:
+            click.echo(json.dumps(found.listed()))
+        else:
+            Console().print(found.table())
+
+
+@models.command()
+@_project
+@click.option("--version", required=True, help="Its name in the list, or `base`.")
+@_json
+def promote(project_id: int, version: str, as_json: bool) -> None:
+    """Let a version serve the project, whatever the gate said of it."""
+    with _models(project_id) as found:
+        said = found.promote(version)
+        click.echo(json.dumps(found.listed()) if as_json else said)
+
+
+@models.command()
+@_project
+@click.option("--version", help="One that served before, or `base`.  [default: the one before the champion]")
+@_json
+def rollback(project_id: int, version: str | None, as_json: bool) -> None:
+    """Let the version serve again that did before the champion; once more leads further back."""
+    with _models(project_id) as found:
+        said = found.rollback(version)
+        click.echo(json.dumps(found.listed()) if as_json else said)
 
 
 @main.command()

@@ -272,7 +272,7 @@ class Connector:
             done.append("Predictions are shown to annotators now.")
         if backend is None:
             return done
-        served = self._queue.model_version()
+        served = self._queue.model_version(project.id)
         wanted = wanted_version(project, backend, self._wiring.model_versions(project.id), served)
         if (project.model_version or "") not in {backend.title, served} or wanted == served != project.model_version:
             self._wiring.change_project(project.id, model_version=wanted)
@@ -281,7 +281,7 @@ class Connector:
 
     def _ours(self) -> Backend | None:
         backends = self._wiring.backends(self._project_id)
-        return ours(backends, self._url, self._title, self._queue.model_versions())
+        return ours(backends, self._url, self._title, self._queue.model_versions(self._project_id))
 
     def _credentials(self) -> dict[str, Any]:
         if not self._settings.basic_user:

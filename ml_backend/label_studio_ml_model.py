@@ -55,9 +55,11 @@ class RSRefSegModel(LabelStudioMLBase):  # type: ignore[misc]  # the library is 
             key: What is asked for; we know the model version alone.
 
         Returns:
-            The version that workers serve, if one ever did.
+            The version that serves the project, if a worker ever announced one.
         """
-        return routes().queue.model_version() if key == "model_version" else None
+        project = str(self.project_id)
+        known = int(project) if project.isdecimal() else None
+        return routes().queue.model_version(known) if key == "model_version" else None
 
     def set(self, key: str, value: str) -> None:
         """Keep nothing: workers say which version they serve.

@@ -163,7 +163,7 @@ class Prelabel:
         patiently = self._through_outages
         xml = patiently(self._label_studio.label_config, self._project_id)
         config = read_label_config(xml, Options.kept(patiently(self._queue.options, self._project_id)))
-        version = self.tally.model_version = patiently(self._queue.model_version)
+        version = self.tally.model_version = patiently(self._queue.model_version, self._project_id)
         if version is None:
             self._console.print(NO_VERSION, style="yellow")
         for page in pages(lambda after: patiently(self._label_studio.tasks, self._project_id, after)):

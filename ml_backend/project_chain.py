@@ -60,7 +60,7 @@ class ProjectChain:
         """
         try:
             project, backends = in_time(lambda: (self._wiring.project(self._id), self._wiring.backends(self._id)))
-            self._served = self._queue.model_version() if self._queue else None
+            self._served = self._queue.model_version(self._id) if self._queue else None
             backend = self._ours(backends)
         except (BackendError, WorkersError) as exc:
             yield self._say("project", "wrong", str(exc))
@@ -79,6 +79,7 @@ class ProjectChain:
         yield from self._looked("interactive", lambda: self._interactive(backend))
         yield from self._looked("webhook", lambda: self._webhook(backend, backends))
         yield from self._learning()
+        yield from self._looked("champion", self._champion)
         yield from self._looked("predictions", lambda: self._predictions(project, backend))
         yield from self._looked("sampling", lambda: self._sampling(project, backend))
 
@@ -88,7 +89,7 @@ class ProjectChain:
             yield from self._looked("rollout", lambda: rollout(queue, self._id))
 
     def _ours(self, backends: tuple[Backend, ...]) -> Backend | None:
-        return ours(backends, self._url, None, self._queue.model_versions() if self._queue else ())
+        return ours(backends, self._url, None, self._queue.model_versions(self._id) if self._queue else ())
 
     def _mend(self, step: Literal["config", "backend", "webhook", "shown"]) -> Callable[[], list[str]] | None:
         return getattr(self._connector, step) if self._connector else None
@@ -199,6 +200,21 @@ class ProjectChain:
         else:
             return self._say("webhook", "right", f"{hook.url} gets all events, and shows its secret.")
         return self._say("webhook", "wrong", f"{fault}:", "--fix changes that.", self._mend("webhook"))
+
+    def _champion(self) -> Iterator[Finding]:
+        champion = self._queue.champion(self._id) if self._queue else None
+        if self._queue is None or champion is None:
+            return
+        troubles = self._queue.troubles().get(self._id, ())
+        for trouble in troubles:
+            said = f"Workers on {trouble.host} cannot load {champion}, so what served before goes on: {trouble.reason}"
+            move = (
+                f"`rsrefseg-backend models rollback --project {self._id}` makes that the champion; on another machine "
+                "workers need the same RSREFSEG_DATA."
+            )
+            yield self._say("champion", "wrong", said, move)
+        if not troubles:
+            yield self._say("champion", "right", f"{champion}, the project's own, serves.")
 
     def _predictions(self, project: Project, backend: Backend) -> Iterator[Finding]:
         counts = self._wiring.model_versions(project.id)

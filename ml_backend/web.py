@@ -113,10 +113,10 @@ class Routes:
         """Say whether requests can be taken.
 
         Returns:
-            UP, and the model version if a worker ever announced one.
+            UP, and the version of the workers' base if one ever announced it: nobody says for which project they ask.
         """
         self.queue.ping()
-        return {"status": "UP", **self._version()}
+        return {"status": "UP", **self._version(None)}
 
     def setup(self) -> dict[str, Any]:
         """Check the labeling config, and promise the version that predictions will carry.
@@ -133,12 +133,12 @@ class Routes:
             sent: The request.
 
         Returns:
-            The model version; nothing while no worker ever announced one.
+            The version that serves the project; nothing while no worker ever announced one.
         """
         read_label_config(sent.label_config, sent.extra_params)
         # Label Studio sends the extra parameters here alone.
         self.queue.keep_options(sent.project, sent.extra_params.to_keep())
-        return self._version()
+        return self._version(sent.project)
 
     def predict(self) -> dict[str, Any]:
         """Take tasks, and answer what can be answered now.
@@ -161,7 +161,7 @@ class Routes:
             For each task an empty list or, for a person who waits in the editor, the regions.
         """
         config = read_label_config(sent.label_config, Options.kept(self.queue.options(sent.project)))
-        version = self.queue.model_version() or ""
+        version = self.queue.model_version(sent.project) or ""
         context = sent.params.context
         if context is not None:
             return [self._draw(task, sent, config, version, context) for some in tasks.batches() for task in some]
@@ -223,9 +223,9 @@ class Routes:
                 "Bearer",
             )
 
-    def _version(self) -> dict[str, Any]:
+    def _version(self, project_id: int | None) -> dict[str, Any]:
         # Without a version the key is left out: Label Studio would store a null and then fail to save predictions.
-        version = self.queue.model_version()
+        version = self.queue.model_version(project_id)
         return {} if version is None else {"model_version": version}
 
     def _enqueue(self, tasks: TaskFile, project_id: int, config: LabelConfig, version: str) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from ml_backend.errors import AddressBlocked, RequestRefused, UnusableConfig
 from ml_backend.web import create_app
 from tests.stand_in_label_studio import StandInLabelStudio, answers, is_slow, stand_in_label_studio
 from workers.leased import LeasedWorker, Pace, Stop
+from workers.notices import Trouble
 from workers.queue import JobQueue
 from workers.settings import Settings
 from workers.worker import WarmWorker
@@ -237,6 +239,21 @@ def test_what_is_broken_is_named_and_mended(
     assert connected.visit()[0]
 
 
+def test_a_project_with_a_champion_goes_by_its_version_and_not_by_the_base(connected: Hospital) -> None:
+    connected.queue.keep_champion(1, "tiny@c")
+    connected.label_studio.tasks = {7, 8}
+    connected.add_predictions()
+    assert "prelabel" in connected.wrong()["predictions"], "those are the base's"
+    connected.label_studio.predictions.clear()
+    connected.add_predictions("tiny@c")
+    lines = connected.lines()
+    assert "tiny@c" in lines["champion"]
+    assert "promises tiny@c" in lines["web"]
+    connected.visit(fix=True)
+    assert connected.label_studio.project["model_version"] == "tiny@c", "all tasks have its masks"
+    assert connected.visit()[0]
+
+
 def kill(who: str) -> Callable[[Hospital], None]:
     def breaks(hospital: Hospital) -> None:
         hospital.workers[who].register_death()
@@ -248,6 +265,12 @@ def kill(who: str) -> Callable[[Hospital], None]:
 def serve_another_version(hospital: Hospital) -> None:
     hospital.label_studio.tasks = {7, 8}
     hospital.add_predictions("tiny@0")
+
+
+def promote_what_cannot_be_loaded(hospital: Hospital) -> None:
+    hospital.queue.keep_champion(1, "tiny@c")
+    trouble = Trouble(version="tiny@c", reason="The weights are damaged.", at=datetime.now(UTC))
+    hospital.queue.keep_trouble(1, "gpu-7", trouble)
 
 
 def change_the_label(hospital: Hospital) -> None:
@@ -287,6 +310,7 @@ OTHERS_MOVE = [
     (kill("worker"), "workers", "rsrefseg-worker run"),
     (kill("courier"), "courier", "rsrefseg-backend courier"),
     (serve_another_version, "predictions", "prelabel --project 1"),
+    (promote_what_cannot_be_loaded, "champion", "gpu-7"),
     (change_the_label, "predictions", "do not fit the labeling config"),
     (put_another_backend_first, "backend", '"SAM"'),
     (use_a_short_name, "webhook", "without a dot"),

@@ -121,6 +121,20 @@ def test_setup_leaves_the_version_out_until_a_worker_announced_one(backstage: Ba
     assert backstage.client.get("/versions").get_json() == {"versions": ["tiny@2", "tiny@1"]}
 
 
+def test_a_project_with_a_champion_is_promised_it_and_asks_for_it(backstage: Backstage) -> None:
+    backstage.queue.announce("tiny@1")
+    sent = recorded("setup")
+    project = int(sent["project"].partition(".")[0])
+    backstage.queue.keep_champion(project, "tiny@c")
+    assert backstage.post("/setup", sent) == {"model_version": "tiny@c"}
+    assert backstage.post("/setup", {**sent, "project": f"{project + 1}.0"}) == {"model_version": "tiny@1"}
+    assert backstage.client.get("/health").get_json()["model_version"] == "tiny@1", "it is asked for no project"
+    backstage.post("/predict", recorded("predict"))
+    assert {job.model_version for job in backstage.waiting()} == {"tiny@c"}
+    backstage.queue.keep_champion(project, None)
+    assert backstage.post("/setup", sent) == {"model_version": "tiny@1"}
+
+
 def test_many_tasks_are_taken_at_once_with_an_empty_list_each(backstage: Backstage) -> None:
     backstage.queue.announce("tiny@1")
     waits_long(backstage)

@@ -26,6 +26,7 @@ class StubQueue:
         self._replies: dict[str, Reply] = {}
         self._failures: dict[str, Failure] = {}
         self._versions: list[str] = []
+        self._champions: dict[int, str | None] = {}
         self._words: dict[tuple[int, int, str], tuple[str, ...]] = {}
         self._digests: dict[int, str | None] = {}
         self._fingerprints: set[str] = set()
@@ -125,12 +126,17 @@ class StubQueue:
         if not (again and model_version in self._versions):
             self._versions[:] = [model_version, *(known for known in self._versions if known != model_version)]
 
-    def model_version(self) -> str | None:
-        return next(iter(self.model_versions()), None)
-
-    def model_versions(self) -> list[str]:
+    def keep_champion(self, project_id: int, version: str | None) -> None:
         self.ping()
-        return list(self._versions)
+        self._champions[project_id] = version
+
+    def model_version(self, project_id: int | None = None) -> str | None:
+        return next(iter(self.model_versions(project_id)), None)
+
+    def model_versions(self, project_id: int | None = None) -> list[str]:
+        self.ping()
+        champion = None if project_id is None else self._champions.get(project_id)
+        return [*([champion] if champion else []), *self._versions]
 
     def keep_event(self, event: Event, fingerprint: str = "") -> bool:
         self.ping()

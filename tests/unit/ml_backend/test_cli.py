@@ -51,7 +51,9 @@ def test_a_misspelt_setting_is_named(command: str) -> None:
     assert "RSREFSEG_PORT" in one_sentence(run(command, RSREFSEG_PROT="1"))
 
 
-@pytest.mark.parametrize("command", ["web", "courier", "prelabel --project 3", "connect --project 3"])
+@pytest.mark.parametrize(
+    "command", ["web", "courier", "prelabel --project 3", "connect --project 3", "models list --project 3"]
+)
 def test_a_redis_that_is_away_is_named(command: str, taken: socket.socket) -> None:
     with taken:
         free = taken.getsockname()[1]

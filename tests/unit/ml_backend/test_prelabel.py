@@ -40,7 +40,7 @@ class Drain:
     def options(self, _project_id: int) -> None:
         return None
 
-    def model_version(self) -> str:
+    def model_version(self, _project_id: int) -> str:
         return "tiny@1"
 
     def submit(self, jobs: Sequence[PredictJob], *, front: bool) -> int:
