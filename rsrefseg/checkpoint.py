@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal, get_args
@@ -51,7 +51,7 @@ class Config:
         """
         described: dict[str, object] = {"preset": self.preset.as_dict(), "holds": self.holds}
         if self.calibration != UNCALIBRATED:
-            described["calibration"] = asdict(self.calibration)
+            described["calibration"] = self.calibration.as_dict()
         if self.base:
             described["base"] = self.base
         return json.dumps(described, indent=2) + "\n"
@@ -177,7 +177,7 @@ def read_config(folder: Path) -> Config:
         described = json.loads((folder / CONFIG).read_text())
         preset, holds = Preset.from_dict(described["preset"]), described["holds"]
         found = described.get("calibration")
-        calibration = Calibration(**found) if found else UNCALIBRATED
+        calibration = Calibration.from_dict(found) if found else UNCALIBRATED
         base = described.get("base", "")
     except OSError as exc:
         raise BadCheckpoint(f"{folder} is not a checkpoint: {CONFIG} is missing") from exc
@@ -353,7 +353,7 @@ def version(folder: Path) -> str:
     if preset.lora:
         digest.update(repr(preset.lora).encode())  # the same adapters at another scale draw other masks
     if config.calibration != UNCALIBRATED:
-        digest.update(repr(config.calibration).encode())
+        digest.update(config.calibration.name.encode())
     if config.base:
         digest.update(config.base.encode())
     return f"{preset.name}@{digest.hexdigest()[:8]}"

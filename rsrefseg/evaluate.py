@@ -6,7 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,7 @@ from rsrefseg.metrics import Overlap, Scores, bootstrap_ci95
 from rsrefseg.pictures import write_image
 from rsrefseg.predictor import ImageEmbedding, Predictor, Segment
 from rsrefseg.results import Result, ResultFile
+from rsrefseg.second_look import disagreements, is_uncertain
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ def evaluate_samples(
 
 
 def calibrate(predictor: Predictor, samples: Iterable[Sample | CorruptRow]) -> Calibration:
-    """Find out what a predictor's confidence is worth.
+    """Find out what a predictor's confidence is worth; what second looks are worth stays as it was.
 
     Args:
         predictor: Asked; what it was calibrated to before is set aside meanwhile.
@@ -196,9 +197,49 @@ def calibrate(predictor: Predictor, samples: Iterable[Sample | CorruptRow]) -> C
     finally:
         predictor.calibration = before
     try:
-        return Calibration.fit([r.score for r in results], [r.overlap.iou > 0.5 for r in results])
+        found = Calibration.fit([r.score for r in results], [r.overlap.iou > 0.5 for r in results])
     except ValueError as exc:
         raise BadDataset(f"the set does not tell what the scores are worth: {exc}") from exc
+    return replace(found, second_look=before.second_look)
+
+
+def calibrate_second_looks(predictor: Predictor, samples: Iterable[Sample | CorruptRow]) -> Calibration:
+    """Find out what it says of an uncertain answer that the same question put otherwise gets another one.
+
+    Args:
+        predictor: Asked; its scores have to be chances already.
+        samples: That were not learnt from.
+
+    Returns:
+        Its calibration with second looks.
+
+    Raises:
+        BadDataset: If too few answers are uncertain.
+    """
+    scores: list[float] = []
+    apart: list[float] = []
+    right: list[bool] = []
+    for _, group in groupby(samples, key=lambda row: row.image_path if isinstance(row, Sample) else None):
+        rows = [row for row in group if isinstance(row, Sample)]
+        try:
+            image = rows[0].image() if rows else None
+        except BadRequest:
+            continue
+        if image is None:
+            continue
+        answers = _ask(predictor, predictor.encode(image), rows)
+        doubtful = [
+            (row, one)
+            for row, one in zip(rows, answers, strict=True)
+            if not isinstance(one, BadRequest) and is_uncertain(one.score)
+        ]
+        scores += [one.score for _, one in doubtful]
+        apart += disagreements(predictor, image, [one for _, one in doubtful])
+        right += [Overlap.of(one.mask, row.gt_mask(image.shape[:2])).iou > 0.5 for row, one in doubtful]
+    try:
+        return predictor.calibration.fit_second_look(scores, apart, right)
+    except ValueError as exc:
+        raise BadDataset(f"the set does not tell what second looks are worth: {exc}") from exc
 
 
 def mask_path(folder: Path, sample_id: str) -> Path:

@@ -21,6 +21,8 @@ from rsrefseg.model import Decoded, RSRefSeg
 from rsrefseg.pictures import squared
 from rsrefseg.pointing import Pointing
 from rsrefseg.precision import Dtype, dtype_named, lower
+from rsrefseg.second_look import disagreements
+from rsrefseg.sketch import sketch
 from rsrefseg.tokenizer import Tokenize, tokenizer_for
 
 CACHE_BYTES = 256 * 1024 * 1024
@@ -279,6 +281,35 @@ class Predictor:
                 pointing = pointings[i]
                 found[i] = replace(segment, mask=pointing.narrow(segment.mask)) if pointing else segment
         return [found[i] for i in range(len(expressions))]
+
+    def look_again(self, image: np.ndarray, segments: Sequence[Segment]) -> list[Segment]:
+        """Ask the same in a mirror and in other words, and think again of what one's answers are worth.
+
+        Args:
+            image: (h, w, 3) uint8 RGB.
+            segments: Answers about it, to words; what was pointed at is not looked at again.
+
+        Returns:
+            The same masks with new scores; the same scores where the checkpoint does not know what that is worth.
+        """
+        if self.calibration.second_look is None or not segments:
+            return list(segments)
+        found = disagreements(self, image, segments)
+        return [
+            replace(one, score=self.calibration.score_again(one.score, disagreement))
+            for one, disagreement in zip(segments, found, strict=True)
+        ]
+
+    def sketch(self, embedding: ImageEmbedding) -> np.ndarray:
+        """Sum up what an image looks like.
+
+        Args:
+            embedding: What `encode` made of it.
+
+        Returns:
+            (64,) float16 of length one: what lies near it was made of an image that looks alike, by the same encoder.
+        """
+        return sketch(embedding.features.clip.float().mean(dim=(0, 2, 3)).cpu().numpy())
 
     def _decoded(
         self, embedding: ImageEmbedding, token_ids: list[torch.Tensor | None], pointings: list[Pointing | None]

@@ -170,13 +170,22 @@ def calibrate(
 ) -> None:
     """Make the scores of the checkpoint in FOLDER chances that a mask is right; its masks stay as they are."""
     from rsrefseg import Predictor, checkpoint
+    from rsrefseg.errors import BadDataset
     from rsrefseg.evaluate import calibrate as run
+    from rsrefseg.evaluate import calibrate_second_looks
 
     _check_usage(dataset, root)
     read, _ = _samples(dataset, root, split, count, CALIBRATION_SEED)
-    found = run(Predictor.from_checkpoint(folder, device, foundation), read())
+    predictor = Predictor.from_checkpoint(folder, device, foundation)
+    found = predictor.calibration = run(predictor, read())
+    try:
+        found = calibrate_second_looks(predictor, read())
+    except BadDataset as exc:
+        click.echo(f"{exc}; second looks stay as they are", err=True)
     checkpoint.calibrate(folder, found)
-    click.echo(f"{checkpoint.version(folder)}: slope {found.slope:.3f}, bias {found.bias:.3f}")
+    second = found.second_look
+    looked = f"; second look: slope {second.slope:.3f}, bias {second.bias:.3f}" if second else ""
+    click.echo(f"{checkpoint.version(folder)}: slope {found.slope:.3f}, bias {found.bias:.3f}{looked}")
 
 
 def _check_usage(

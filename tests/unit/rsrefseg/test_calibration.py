@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rsrefseg import checkpoint
-from rsrefseg.calibration import Calibration
+from rsrefseg.calibration import Calibration, SecondLook
 from rsrefseg.errors import BadCheckpoint
 from rsrefseg.metrics import calibration_error
 from rsrefseg.predictor import Predictor
@@ -60,3 +60,35 @@ def test_a_damaged_calibration_is_refused(model, tmp_path):
     config.write_text(config.read_text().replace('"holds"', '"calibration": {"slope": "steep"}, "holds"'))
     with pytest.raises(BadCheckpoint, match="damaged"):
         checkpoint.read_config(tmp_path)
+
+
+def test_second_looks_part_right_from_wrong_where_scores_cannot():
+    rng = np.random.default_rng(0)
+    apart = rng.uniform(0, 1, 2000)
+    right = rng.random(2000) < 1 / (1 + np.exp(-(1.5 - 3 * apart)))
+    known = Calibration(slope=2.0, bias=-1.0)
+    calibration = known.fit_second_look([0.5] * 2000, apart, right)
+    assert (calibration.slope, calibration.bias) == (2.0, -1.0)
+    assert calibration.second_look is not None
+    assert calibration.second_look.slope == pytest.approx(3.0, abs=0.4)
+    assert calibration.second_look.bias == pytest.approx(1.5, abs=0.3)
+    again = [calibration.score_again(0.5, one) for one in apart]
+    assert calibration_error(again, right) < 0.05
+    assert known.score_again(0.4, 0.9) == 0.4
+
+
+def test_disagreement_that_misleads_changes_nothing():
+    apart = np.linspace(0, 1, 100)
+    assert Calibration(1.0, 0.0).fit_second_look([0.5] * 100, apart, apart > 0.5).second_look is None
+
+
+def test_a_checkpoint_remembers_second_looks_and_an_older_one_has_none(model, tmp_path):
+    checkpoint.save(model, tmp_path, "card")
+    checkpoint.calibrate(tmp_path, Calibration(2.0, -1.0))
+    assert "second_look" not in (tmp_path / "config.json").read_text()
+    before = checkpoint.version(tmp_path)
+    assert checkpoint.read_config(tmp_path).calibration == Calibration(2.0, -1.0)
+    whole = Calibration(2.0, -1.0, SecondLook(3.0, 1.5))
+    checkpoint.calibrate(tmp_path, whole)
+    assert checkpoint.read_config(tmp_path).calibration == whole
+    assert checkpoint.version(tmp_path) != before
