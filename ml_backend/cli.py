@@ -213,6 +213,70 @@ def retrain(project_id: int, wait: bool, promote: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
+@click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="Tasks to put in order.")
+@click.option(
+    "--random-share",
+    type=click.FloatRange(0, 1),
+    default=0.2,
+    show_default=True,
+    help="How many of them are drawn by lot, so that there is something to compare with.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of chance.")
+@click.option("--clear", is_flag=True, help="Take the order away again, and do nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def select(project_id: int, count: int, random_share: float, seed: int, clear: bool, as_json: bool) -> None:
+    """Put the tasks that people should look at next in order: those in doubt, unlike each other, and some by lot."""
+    from rich.console import Console
+
+    from ml_backend.asking import Asking, said, table
+    from ml_backend.label_studio import LabelStudio
+    from ml_backend.selections import Selections
+    from workers.corrections import Corrections
+    from workers.queue import JobQueue
+
+    with complaining(BackendError, WorkersError):
+        settings = Settings.load()
+        with closing(LabelStudio.of(settings)) as label_studio, JobQueue.open(settings) as queue:
+            queue.ping()
+            asking = Asking(queue, label_studio, Selections(settings.data), Corrections(settings.data), project_id)
+            if clear:
+                cleared = asking.clear()
+                click.echo(json.dumps({"cleared": cleared}) if as_json else f"{cleared} tasks lost their place.")
+                return
+            asked = asking.select(count, random_share, seed)
+    if as_json:
+        click.echo(json.dumps(asked.as_dict()))
+    else:
+        Console().print(table(asked))
+        click.echo(said(asked))
+
+
+@main.command()
+@click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Draw it: .png, .svg or .pdf.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def curve(project_id: int, out: Path | None, as_json: bool) -> None:
+    """Show what a project's corrections made of its models, and what the tasks drawn by lot say of them."""
+    from rich.console import Console
+
+    from ml_backend.curve import draw, learning_curve, tables
+    from ml_backend.selections import Selections
+    from workers.corrections import Corrections
+    from workers.registry import Registry
+
+    with complaining(BackendError, WorkersError):
+        data = Settings.load().data
+        found = learning_curve(Registry(data), Corrections(data), Selections(data), project_id)
+        if out:
+            draw(found, out)
+        if as_json:
+            click.echo(json.dumps(asdict(found)))
+        else:
+            Console().print(tables(found))
+
+
+@main.command()
 @click.option("--project", "project_id", type=click.IntRange(1), help="Look at this project too, link by link.")
 @click.option("--fix", is_flag=True, help="Mend what can be mended, and look again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

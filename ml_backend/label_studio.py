@@ -24,7 +24,7 @@ from ml_backend.errors import (
     StartFailed,
     TaskGone,
 )
-from ml_backend.protocol import AnnotatedTask, ChangedPage, TaskPage
+from ml_backend.protocol import AnnotatedTask, ChangedPage, PoolPage, Task, TaskPage
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,11 @@ class LabelStudio:
             return self._client.users.whoami().email or ""
 
     def call(
-        self, method: Literal["GET", "POST", "PATCH"], path: str, body: dict[str, Any] | None = None, **where: Any
+        self,
+        method: Literal["GET", "POST", "PATCH", "DELETE"],
+        path: str,
+        body: dict[str, Any] | None = None,
+        **where: Any,
     ) -> Any:
         """Make a call that is not worth the SDK's objects.
 
@@ -166,10 +170,10 @@ class LabelStudio:
             **where: The query.
 
         Returns:
-            The answer's JSON.
+            The answer's JSON; None where it has none.
         """
         with self._renaming_errors():
-            return json.loads(self._read(path, where, method=method, json=body))
+            return json.loads(self._read(path, where, method=method, json=body) or "null")
 
     def label_config(self, project_id: int) -> str:
         """Read a project's labeling config.
@@ -247,6 +251,63 @@ class LabelStudio:
         with self._renaming_errors():
             page = self._page(project_id, page_size, *filters, hidden=(*UNREAD_COLUMNS, MODEL_VERSIONS))
             return ChangedPage.model_validate_json(page)
+
+    def unannotated(self, project_id: int, after: int = 0, page_size: int = PAGE) -> PoolPage:
+        """List some tasks of a project that nobody has annotated or skipped, with the scores of their predictions.
+
+        Args:
+            project_id: The project.
+            after: The id of the task before the first one.
+            page_size: Most tasks to list; Label Studio may be set to give fewer.
+
+        Returns:
+            The tasks in the order of their ids, and how many there are from the first of them on.
+        """
+        nobody = [_number(column, "equal", 0) for column in ("total_annotations", "cancelled_annotations")]
+        hidden = [column for column in UNREAD_COLUMNS if column != "predictions_score"]
+        with self._renaming_errors():
+            page = self._page(project_id, page_size, _number("id", "greater", after), *nobody, hidden=hidden)
+            return PoolPage.model_validate_json(page)
+
+    def with_number(self, project_id: int, field: str, page_size: int = PAGE) -> TaskPage:
+        """List some tasks of a project whose data has a number above nought in a field.
+
+        Args:
+            project_id: The project.
+            field: The key of their data.
+            page_size: Most tasks to list.
+
+        Returns:
+            The tasks in the order of their ids, and how many there are in all.
+        """
+        with self._renaming_errors():
+            return TaskPage.model_validate_json(
+                self._page(project_id, page_size, _number(f"data.{field}", "greater", 0))
+            )
+
+    def put_number(self, task_id: int, field: str, number: int | None) -> bool | None:
+        """Put a number into a task's data, beside everything that is there at that moment.
+
+        Args:
+            task_id: The task.
+            field: The key of its data.
+            number: The number; None to take it away.
+
+        Returns:
+            Whether that changed anything; None where the task is gone.
+        """
+        try:
+            # Raw addresses again: what is written back here is the task's data from then on.
+            data = Task.model_validate(self.call("GET", f"api/tasks/{task_id}/", resolve_uri="false")).data
+            fresh = {key: value for key, value in data.items() if key != field}
+            if number is not None:
+                fresh[field] = number
+            if fresh == data:
+                return False
+            self.call("PATCH", f"api/tasks/{task_id}/", {"data": fresh})
+        except NotFound:
+            return None
+        return True
 
     def with_annotations(self, project_id: int, task_ids: Sequence[int]) -> dict[int, AnnotatedTask | None]:
         """Read tasks with all their annotations and predictions.

@@ -107,6 +107,21 @@ class TaskPage(Sent):
     """How many there are from the first of this page on."""
 
 
+class PoolTask(Task):
+    """A task that nobody has annotated."""
+
+    score: Annotated[float | None, Field(alias="predictions_score")] = None
+    """The mean of its predictions of the version that the project shows; None where it has none, or shows a title."""
+
+
+class PoolPage(Sent):
+    """GET /api/tasks: some of the tasks of a project that nobody has annotated."""
+
+    tasks: tuple[PoolTask, ...]
+    total: int
+    """How many there are from the first of this page on."""
+
+
 def _list(value: object) -> object:
     return value if isinstance(value, list) else []
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
+import numpy as np
 from pydantic import AwareDatetime
 from redis import Redis
 from rq.utils import as_text
@@ -28,8 +30,14 @@ EVENTS, PROJECTS = PREFIX + "events", PREFIX + "gather:projects"
 
 _VERSIONS, _OPTIONS = PREFIX + "model-versions", PREFIX + "options"
 _DIGESTS = PREFIX + "webhook-digests"
+_SKETCHES = PREFIX + "sketches:"
 _CHAMPIONS, _TRAININGS = PREFIX + "champions", PREFIX + "trainings"
 _TROUBLES = PREFIX + "champion-troubles"
+
+SKETCH_SIZE = 64
+"""Numbers in a sketch."""
+
+_HALVES = np.dtype("<f2")
 
 _KEEP_ONCE = """
 -- KEYS: what tells the event from others, the events
@@ -59,6 +67,41 @@ class Trouble(Wire):
     at: AwareDatetime
     host: str = ""
     """Which machine it is that cannot."""
+
+
+class Sketch(NamedTuple):
+    """What a model saw and found in the images of a task, in a few bytes."""
+
+    vector: np.ndarray
+    """(SKETCH_SIZE,) float16 of length one; images that look alike have near ones."""
+    score: float
+    """Of the task's prediction."""
+    model_version: str
+    labels: frozenset[str] = frozenset()
+    """Of the masks that were not empty."""
+
+    def to_bytes(self) -> bytes:
+        """Write it down.
+
+        Returns:
+            128 bytes for the vector, and JSON for the rest.
+        """
+        rest = json.dumps([round(self.score, 6), self.model_version, *sorted(self.labels)], ensure_ascii=False)
+        return self.vector.astype(_HALVES).tobytes() + rest.encode()
+
+    @classmethod
+    def from_bytes(cls, text: bytes) -> Self:
+        """Read what `to_bytes` wrote.
+
+        Args:
+            text: What it wrote.
+
+        Returns:
+            The sketch.
+        """
+        size = SKETCH_SIZE * _HALVES.itemsize
+        score, model_version, *labels = json.loads(text[size:])
+        return cls(np.frombuffer(text[:size], _HALVES), score, model_version, frozenset(labels))
 
 
 class NoticeBoard:
@@ -260,6 +303,30 @@ class NoticeBoard:
         """
         options = self.redis.hget(_OPTIONS, str(project_id))
         return None if options is None else as_text(options)
+
+    @renaming_redis_errors()
+    def keep_sketch(self, project_id: int, task_id: int, sketch: Sketch) -> None:
+        """Remember what the images of a task look like, in place of what was remembered before.
+
+        Args:
+            project_id: The project.
+            task_id: The task.
+            sketch: What it looks like.
+        """
+        self.redis.hset(f"{_SKETCHES}{project_id}", str(task_id), sketch.to_bytes())
+
+    @renaming_redis_errors()
+    def sketches(self, project_id: int) -> dict[int, Sketch]:
+        """Recall what the images of a project's tasks look like, as far as a worker has seen them.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            By the task's number.
+        """
+        found = self.redis.hscan_iter(f"{_SKETCHES}{project_id}", count=1000)
+        return {int(task): Sketch.from_bytes(text) for task, text in found}
 
     @renaming_redis_errors()
     def remember_words(self, project_id: int, task_id: int, to_name: str, expressions: Sequence[str]) -> None:

@@ -252,7 +252,7 @@ class Registry:
                 why=why,
                 at=datetime.now(UTC),
             )
-            if _appear(folder / f"{move.number:06d}.json", move.model_dump_json(indent=2) + "\n"):
+            if appear(folder / f"{move.number:06d}.json", move.model_dump_json(indent=2) + "\n"):
                 return move
 
     def before(self, project_id: int) -> str | None:
@@ -297,8 +297,16 @@ def _last(versions: list[str | None], version: str | None) -> int:
     return max((place for place, one in enumerate(versions) if one == version), default=len(versions))
 
 
-def _appear(path: Path, text: str) -> bool:
-    # A link appears as a whole or not at all, and never over another file.
+def appear(path: Path, text: str) -> bool:
+    """Write a file that appears as a whole or not at all, and never in place of another.
+
+    Args:
+        path: Where, in a folder that is there.
+        text: What it holds.
+
+    Returns:
+        Whether it was written; not where there is one.
+    """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from rq.exceptions import AbandonedJobError
 from rq.job import JobStatus
@@ -12,6 +13,7 @@ from tests.with_redis.conftest import answers_in, requests_in
 from workers.contract import Chunk, TrainJob
 from workers.errors import JobStopped
 from workers.failures import Failure
+from workers.notices import SKETCH_SIZE, Sketch
 from workers.queue import CHUNK_REQUESTS, Event, JobQueue, QueueFull, RedisAway, on_failure
 from workers.redis_server import EmbeddedRedis
 
@@ -241,6 +243,25 @@ def test_events_are_kept_for_those_who_pull_corrections(queue: JobQueue) -> None
     queue.keep_event(event)
     [(_, fields)] = queue.redis.xrange("rsrefseg:events")
     assert Event.model_validate_json(fields[b"event"]) == event
+
+
+def test_what_images_look_like_is_kept_in_few_bytes_a_task(queue: JobQueue) -> None:
+    vector = np.random.default_rng(0).standard_normal(SKETCH_SIZE).astype(np.float16)
+    first = Sketch(vector, 0.25, "tiny@1", frozenset({"Grüne Fläche", "ship"}))
+    queue.keep_sketch(1, 7, Sketch(-vector, 0.5, "tiny@0"))
+    queue.keep_sketch(1, 7, first)
+    queue.keep_sketch(1, 8, Sketch(vector, 1.0, "tiny@1"))
+    queue.keep_sketch(2, 7, Sketch(vector, 1.0, "tiny@1"))
+    kept = queue.sketches(1)
+    assert sorted(kept) == [7, 8]
+    assert (kept[7].vector == vector).all()
+    assert kept[7][1:] == first[1:]
+    assert kept[8].labels == frozenset()
+    assert queue.sketches(3) == {}
+    for task in range(1000, 3000):
+        queue.keep_sketch(4, task, first)
+    assert queue.redis.memory_usage("rsrefseg:sketches:4", samples=0) < 2000 * 400
+    assert len(queue.sketches(4)) == 2000
 
 
 def test_every_door_says_in_the_same_way_that_redis_is_away(queue: JobQueue, redis_server: EmbeddedRedis) -> None:
