@@ -110,14 +110,13 @@ def answer_to_prediction(answer: Answer) -> dict[str, Any]:
         answer: The masks.
 
     Returns:
-        The prediction. Its score is the lowest of its expressions': Label Studio's uncertainty sampling shows low
-        scores first, and a mean would hide the one bad mask that somebody should look at.
+        The prediction; Label Studio's uncertainty sampling shows low scores first.
     """
     from ml_backend.regions import regions  # OpenCV, which a web process needs only once somebody types in the editor
 
     return {
         "result": regions(answer),
-        "score": min((found.score for found in answer.found), default=0.0),
+        "score": answer.score,
         "model_version": answer.model_version,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rsrefseg.calibration import Calibration
@@ -203,7 +203,7 @@ def calibrated(contest: Contest, more: Contest, former: Calibration) -> tuple[Ca
     Args:
         contest: What it made of the scenes that it will be asked about, its confidence not calibrated.
         more: Of others, which help where the first are too few.
-        former: What its parent's scores were worth, for want of anything better.
+        former: What its parent's scores were worth, for want of anything better; also of second looks.
 
     Returns:
         The calibration, and what it rests upon.
@@ -216,5 +216,5 @@ def calibrated(contest: Contest, more: Contest, former: Calibration) -> tuple[Ca
             fitted = Calibration.fit([r.score for r in results], [r.overlap.iou > 0.5 for r in results])
         except ValueError:
             continue
-        return fitted, f"{len(results)} answers to {source}"
+        return replace(fitted, second_look=former.second_look), f"{len(results)} answers to {source}"
     return former, "the parent's"

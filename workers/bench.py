@@ -45,6 +45,12 @@ class Model(Protocol):
     ) -> Sequence[Segmented]:
         """Find what each expression refers to, or what was pointed at, in what `encode_all` made of an image."""
 
+    def look_again(self, image: np.ndarray, segments: Sequence[Any], /) -> Sequence[Segmented]:
+        """Ask the same in other ways about an image, and say anew what the answers are worth; the masks stay."""
+
+    def sketch(self, image: Any, /) -> np.ndarray:
+        """Say in (64,) float16 of length one what an image looks like, by what `encode_all` made of it."""
+
 
 class Models(Protocol):
     """Who knows which model serves a project, as `workers.champions.Champions` does."""
@@ -64,6 +70,8 @@ class Bench:
     """Whether the process is asked to end."""
     batch_images: int = 1
     """How many images are encoded at once; less and less where memory is short."""
+    looks_left: float = 0.0
+    """How many answers may be looked at again; each answer brings its share."""
 
 
 _laid_out: Bench | None = None

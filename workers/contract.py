@@ -234,6 +234,11 @@ class Answer(Wire):
     seconds: Annotated[float, Field(ge=0)]
     """Time from taking the job to having the masks, image download included."""
 
+    @property
+    def score(self) -> float:
+        """The lowest of its expressions': a mean would hide the one bad mask that somebody should look at."""
+        return min((found.score for found in self.found), default=0.0)
+
 
 class Refusal(Wire):
     """An expected no: whose move it is, and why."""

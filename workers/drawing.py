@@ -9,9 +9,9 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from rq.timeouts import JobTimeoutException
@@ -19,15 +19,20 @@ from structlog.contextvars import bound_contextvars
 
 from rsrefseg.errors import BadRequest
 from rsrefseg.pointing import Pointing
+from rsrefseg.second_look import is_uncertain
 from workers import progress
 from workers.bench import Bench, Model, Segmented
 from workers.contract import ASKS_LIMIT, Answer, Ask, Found, Pointed, PredictJob, Refusal, Rle
 from workers.errors import ImageAway, ImageRefused
+from workers.notices import Sketch
 
 log = logging.getLogger(__name__)
 
 DEVICE_LOST = 71
 """Exit code of a worker whose GPU no longer answers it; its chunk comes again elsewhere, image by image."""
+
+LOOKS_SAVED = 4.0
+"""Most second looks that are saved up while all answers are sure."""
 
 TOO_LONG = "It took longer than RSREFSEG_PREDICT_TIMEOUT_S allows."
 NO_MEMORY = (
@@ -54,6 +59,8 @@ class Drawn:
     job: PredictJob
     segments: tuple[Segmented, ...]
     """One for each ask."""
+    vector: np.ndarray
+    """(64,) float16, what its images look like."""
     seconds: float
     """From the beginning of the fetch to the masks, as far as it was these images'."""
 
@@ -77,6 +84,19 @@ class Drawn:
             for ask, segment in zip(self.job.asks, self.segments, strict=True)
         )
         return Answer(job=self.job, model_version=model_version, found=found, seconds=self.seconds)
+
+    def sketch(self, answer: Answer) -> Sketch:
+        """Note what a later choice of tasks goes by.
+
+        Args:
+            answer: As it was written down.
+
+        Returns:
+            What the images look like, and what was found in them.
+        """
+        pairs = zip(self.job.asks, self.segments, strict=True)
+        labels = frozenset(ask.label for ask, segment in pairs if segment.mask.any())
+        return Sketch(self.vector, answer.score, answer.model_version, labels)
 
 
 def draw(bench: Bench, model: Model, images: Sequence[Fetched]) -> Iterator[Drawn | Refusal]:
@@ -116,9 +136,11 @@ def _ask(
 ) -> Iterator[Drawn | Refusal]:
     started = time.monotonic()
     segments: Sequence[Segmented] | None = None
+    vector = np.zeros(0, np.float16)
     if len(jobs) == 1 or sum(len(job.asks) for job in jobs) <= ASKS_LIMIT:
         try:
             with _on_time(bench):
+                vector = _vector(model, embeddings)
                 segments = _segments(model, embeddings, [ask for job in jobs for ask in job.asks])
         except Exception as exc:
             if len(jobs) == 1:
@@ -131,7 +153,53 @@ def _ask(
         return
     left = iter(segments)
     for job in jobs:
-        yield Drawn(job, tuple(next(left) for _ in job.asks), seconds + time.monotonic() - started)
+        yield Drawn(job, tuple(next(left) for _ in job.asks), vector, seconds + time.monotonic() - started)
+
+
+def look_again(bench: Bench, model: Model, images: Sequence[np.ndarray], drawn: Drawn) -> Drawn:
+    """Give an answer a second look where its score says least, as far as the share of such looks allows.
+
+    Args:
+        bench: Counts them.
+        model: Whose answer it is.
+        images: (h, w, 3) uint8 RGB, the request's.
+        drawn: The answer.
+
+    Returns:
+        The same masks, and other scores where there was a second look.
+    """
+    bench.looks_left = min(bench.looks_left + bench.queue.settings.second_look, LOOKS_SAVED)
+    asks, segments = drawn.job.asks, drawn.segments
+    # The lowest score becomes that of the prediction.
+    worst = min(range(len(segments)), key=lambda place: segments[place].score)
+    if bench.looks_left < 1 or not is_uncertain(segments[worst].score) or asks[worst].pointed:
+        return drawn
+    number = asks[worst].image
+    places = [
+        place
+        for place, ask in enumerate(asks)
+        if ask.image == number and ask.pointed is None and is_uncertain(segments[place].score)
+    ]
+    bench.looks_left -= 1
+    started = time.monotonic()
+    try:
+        with _on_time(bench):
+            again = model.look_again(images[number], [segments[place] for place in places])
+    except Exception as exc:
+        if _device_lost(exc):
+            _end(exc)
+        log.warning("no second look", extra={"task_id": drawn.job.task_id, "error": type(exc).__name__})
+        return drawn
+    scores = dict(zip(places, again, strict=True))
+    seconds = drawn.seconds + time.monotonic() - started
+    return replace(drawn, segments=tuple(scores.get(i, one) for i, one in enumerate(segments)), seconds=seconds)
+
+
+def _vector(model: Model, embeddings: Sequence[Any]) -> np.ndarray:
+    # Of several images the middle, of length one again.
+    middle = np.stack([model.sketch(one) for one in embeddings]).astype(np.float32).mean(axis=0)
+    vector: np.ndarray = middle / max(1e-6, float(np.linalg.norm(middle)))
+    return vector.astype(np.float16)
 
 
 def _segments(model: Model, embeddings: tuple[Any, ...], asks: Sequence[Ask]) -> list[Segmented]:
@@ -168,8 +236,7 @@ def _on_time(bench: Bench) -> Iterator[None]:
 
 def _refusal(job: PredictJob, exc: Exception) -> Refusal:
     if _device_lost(exc):
-        log.critical("the device is lost, so the worker ends", exc_info=exc)
-        os._exit(DEVICE_LOST)
+        _end(exc)
     if isinstance(exc, BadRequest):
         return Refusal(job=job, move="annotator", reason=f"{exc}.")
     if isinstance(exc, JobTimeoutException):
@@ -177,6 +244,11 @@ def _refusal(job: PredictJob, exc: Exception) -> Refusal:
     if _no_memory(exc):
         return Refusal(job=job, move="ours", reason=NO_MEMORY)
     return _broken(job)
+
+
+def _end(exc: Exception) -> NoReturn:
+    log.critical("the device is lost, so the worker ends", exc_info=exc)
+    os._exit(DEVICE_LOST)
 
 
 def without_image(job: PredictJob, exc: Exception) -> Refusal:

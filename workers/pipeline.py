@@ -18,7 +18,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_expo
 from workers import progress
 from workers.bench import Bench, Model
 from workers.contract import Chunk, PredictJob, Refusal
-from workers.drawing import Drawn, Fetched, draw, without_image
+from workers.drawing import Drawn, Fetched, draw, look_again, without_image
 from workers.errors import ImageAway, JobStopped, RedisAway
 from workers.failures import Failure
 
@@ -123,8 +123,11 @@ class Pipeline:
                 fetched.append(one)
             else:
                 yield from one
-        if fetched:
-            yield from draw(self._bench, model, fetched)
+        images = {job.key: one.images for one in fetched for job in one.jobs}
+        for outcome in draw(self._bench, model, fetched) if fetched else ():
+            if isinstance(outcome, Drawn):
+                outcome = look_again(self._bench, model, images[outcome.job.key], outcome)
+            yield outcome
 
     def _fetched(self, jobs: tuple[PredictJob, ...]) -> Fetched | list[Refusal]:
         try:
@@ -155,6 +158,7 @@ class Pipeline:
                 self._bench.queue.record_failure(failure)
             else:
                 answer = outcome.answer(model_version)
+                self._bench.queue.keep_sketch(job.project_id, job.task_id, outcome.sketch(answer))
                 self._bench.queue.deliver(answer)
                 log.info("masks ready", extra={"masks": len(answer.found), "seconds": round(answer.seconds, 3)})
 

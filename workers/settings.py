@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     """After how long a worker puts back what is left of its chunk, so that others get their turn, in seconds."""
     batch_images: Annotated[int, Field(gt=0)] = 8
     """Most images that a GPU encodes at once; too many for its memory are halved. A CPU takes one at a time."""
+    second_look: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Most of a worker's answers that are asked again in mirrors and other words to know their worth; 0 for none."""
     predict_timeout_s: Annotated[int, Field(gt=0)] = 100
     """Longest that one step may take, in seconds: a batch of images, or the masks of one image."""
     failure_days: Annotated[int, Field(gt=0)] = 7

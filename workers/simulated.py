@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workers.notices import SKETCH_SIZE
+
 if TYPE_CHECKING:
     from rsrefseg.pointing import Pointing
 
@@ -70,6 +72,31 @@ class SimulatedPredictor:
         """
         size_hw = image if isinstance(image, tuple) else self.encode_all([image])[0]
         return [_disc(expression, size_hw) for expression in expressions]
+
+    def look_again(self, image: np.ndarray, segments: Sequence[SimulatedSegment]) -> list[SimulatedSegment]:
+        """Think the same as before.
+
+        Args:
+            image: Not looked at.
+            segments: Answers about it.
+
+        Returns:
+            The same answers.
+        """
+        return list(segments)
+
+    def sketch(self, image: tuple[int, int]) -> np.ndarray:
+        """Say what an image looks like: images of one size look alike.
+
+        Args:
+            image: What `encode_all` made of it.
+
+        Returns:
+            (64,) float16 of length one.
+        """
+        height, width = image
+        vector = np.random.default_rng((height, width)).standard_normal(SKETCH_SIZE)
+        return (vector / np.linalg.norm(vector)).astype(np.float16)
 
 
 def _disc(expression: str, size_hw: tuple[int, int]) -> SimulatedSegment:

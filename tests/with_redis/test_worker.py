@@ -54,6 +54,20 @@ def test_the_masks_of_a_request_are_handed_to_the_courier(queue: JobQueue, start
     wait_for(lambda: not queue.redis.keys("rq:job:chunk-*"))
 
 
+def test_what_a_task_looks_like_is_there_before_its_masks_are(queue: JobQueue, start_worker: StartWorker) -> None:
+    queue.submit([make_job(task_id) for task_id in (7, 8)])
+    start_worker()
+    wait_for(lambda: len(answers_in(queue)) == 2)
+    sketches = queue.sketches(1)
+    assert sorted(sketches) == [7, 8]
+    assert np.flatnonzero(sketches[7].vector).size == 1
+    assert (sketches[7].score, sketches[7].model_version, sketches[7].labels) == (0.8, "obedient@1", {"target"})
+    typed = make_job(9, interactive=True)
+    queue.submit([typed], front=True)
+    assert isinstance(queue.wait_for_reply(typed, timeout_s=10), Answer)
+    assert sorted(queue.sketches(1)) == [7, 8]
+
+
 def test_a_request_submitted_again_while_it_is_worked_on_is_computed_once(
     queue: JobQueue, start_worker: StartWorker
 ) -> None:

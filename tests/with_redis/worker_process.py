@@ -54,6 +54,14 @@ class ObedientPredictor:
         white = image[:, :, 0] > 127
         return [SimpleNamespace(mask=white, score=0.8, predicted_iou=0.9) for _ in expressions]
 
+    def look_again(self, _image: np.ndarray, segments: Sequence[SimpleNamespace]) -> Sequence[SimpleNamespace]:
+        return segments
+
+    def sketch(self, image: np.ndarray) -> np.ndarray:
+        vector = np.zeros(64, np.float16)
+        vector[int(image.mean()) % 64] = 1
+        return vector
+
 
 if __name__ == "__main__":
     settings = Settings.load()

@@ -18,6 +18,7 @@ from workers.contract import Answer, Chunk, PredictJob, Refusal
 from workers.errors import ImageAway, ImageRefused, JobStopped
 from workers.failures import Failure
 from workers.leased import Stop
+from workers.notices import Sketch
 from workers.pipeline import Pipeline
 from workers.predict import reply, work
 from workers.settings import Settings
@@ -39,6 +40,10 @@ class Room:
         self.encoded: list[int] = []
         """How many images were encoded at once, each time."""
         self.asked: list[list[str]] = []
+        self.score = 0.9
+        self.looked_again = 0
+        self.looking_trouble: Exception | None = None
+        self.sketches: dict[int, Sketch] = {}
         self.delivered: list[Answer] = []
         self.failures: list[Failure] = []
         self.back: list[tuple[list[int], str, int]] = []
@@ -66,9 +71,21 @@ class Room:
             if expression in self.trouble:
                 raise self.trouble[expression]
         return [
-            SimpleNamespace(mask=np.full(image.shape[:2], bool(number % 2)), score=0.5, predicted_iou=0.5)
+            SimpleNamespace(mask=np.full(image.shape[:2], bool(number % 2)), score=self.score, predicted_iou=0.5)
             for number, _ in enumerate(expressions)
         ]
+
+    def look_again(self, _image: np.ndarray, segments: Sequence[Any]) -> list[Any]:
+        self.looked_again += 1
+        if self.looking_trouble:
+            raise self.looking_trouble
+        return [SimpleNamespace(**{**vars(one), "score": 0.125}) for one in segments]
+
+    def sketch(self, image: np.ndarray) -> np.ndarray:
+        return np.full(64, 1 / 8, np.float16)
+
+    def keep_sketch(self, _project_id: int, task_id: int, sketch: Sketch) -> None:
+        self.sketches[task_id] = sketch
 
     def still_held(self, chunk: Chunk, _chunk_id: str) -> list[PredictJob]:
         return list(chunk.requests)
@@ -261,3 +278,44 @@ def test_a_request_about_two_images_gets_each_mask_from_its_own(room: Room) -> N
     assert room.run(job, of_image(2, "a", "the crane")) == [7, 2]
     assert room.asked == [["the ship", "the pier"], ["the pier"], ["the crane"]]
     assert [found.expression for found in room.delivered[0].found] == ["the pier", "the ship", "the pier"]
+
+
+def test_a_share_of_the_uncertain_answers_gets_a_second_look(room: Room) -> None:
+    room.settings = Settings(chunk_s=60, second_look=0.25)
+    room.score = 0.5
+    room.run(*(of_image(number, str(number)) for number in range(20)))
+    assert room.looked_again == 5
+    assert [answer.score for answer in room.delivered].count(0.125) == 5
+    assert len(room.delivered) == 20
+
+
+@pytest.mark.parametrize(("score", "share"), [(0.9, 1.0), (0.1, 1.0), (0.5, 0.0)])
+def test_sure_answers_and_those_of_no_share_do_not(room: Room, score: float, share: float) -> None:
+    room.settings = Settings(chunk_s=60, second_look=share)
+    room.score = score
+    room.run(*(of_image(number, str(number)) for number in range(10)))
+    assert room.looked_again == 0
+
+
+def test_nobody_who_waits_waits_for_a_second_look(room: Room) -> None:
+    room.settings = Settings(chunk_s=60, second_look=1.0)
+    room.score = 0.5
+    assert Answer.model_validate_json(reply(of_image(1, "a").model_dump_json())).score == 0.5
+    assert room.looked_again == 0
+
+
+def test_a_second_look_that_breaks_leaves_the_first(room: Room) -> None:
+    room.settings = Settings(chunk_s=60, second_look=1.0)
+    room.score = 0.5
+    room.looking_trouble = RuntimeError("the mirror broke")
+    assert room.run(of_image(1, "a")) == [1]
+    assert room.delivered[0].score == 0.5
+    assert room.failures == []
+
+
+def test_what_a_task_looks_like_is_kept_with_what_was_found(room: Room) -> None:
+    room.run(of_image(3, "a", "the ship", "the pier"))
+    sketch = room.sketches[3]
+    assert np.linalg.norm(sketch.vector.astype(float)) == pytest.approx(1, abs=1e-3)
+    assert (sketch.score, sketch.model_version) == (0.9, "tiny@1")
+    assert sketch.labels == {"target"}
