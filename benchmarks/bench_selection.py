@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -29,7 +30,7 @@ from rsrefseg.evaluate import evaluate_samples
 from rsrefseg.expressions import SYNONYMS
 from rsrefseg.lessons import FromCorrections
 from rsrefseg.scenes import draw_scene
-from rsrefseg.teaching import course_for, seen_by, teach
+from rsrefseg.teaching import Course, course_for, seen_by, teach
 
 POOL_SEED, HELD_OUT_SEED = 1_800_000_000, 1_850_000_000
 """Of the first scene of either."""
@@ -47,7 +48,7 @@ ARMS = ("selected", "random")
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="How often all of it is done.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--quick", is_flag=True, help="A handful of scenes and one round; nothing is kept.")
+@click.option("--quick", is_flag=True, help="A handful of scenes, one round, two steps; nothing is kept.")
 def main(
     pool: int, held_out: int, a_round: int, rounds: int, seeds: int, device: str, threads: int, quick: bool
 ) -> None:
@@ -62,8 +63,13 @@ def main(
     curves: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        draw_anchor(folder / "anchor")
-        anchor = read_anchor(folder / "anchor", "train")
+        anchor: list[Sample] = []
+        course = course_for(base.model)
+        if quick:
+            course = replace(course, least_steps=2, most_steps=2)
+        else:
+            draw_anchor(folder / "anchor")
+            anchor = read_anchor(folder / "anchor", "train")
         for seed in range(seeds):
             for arm in ARMS:
                 curves[arm].append([before])
@@ -71,7 +77,7 @@ def main(
                 model = base
                 for turn in range(rounds):
                     chosen += next_of(arm, model, tasks, chosen, a_round, seed + 100 * turn)
-                    model = taught(base, chosen, anchor, folder / f"{seed}-{arm}-{turn}", seed)
+                    model = taught(base, course, chosen, anchor, folder / f"{seed}-{arm}-{turn}", seed)
                     curves[arm][-1].append(score(model, unseen))
     means = {arm: [round(fmean(points), 2) for points in zip(*curves[arm], strict=True)] for arm in ARMS}
     table = Table("corrections", *(f"{arm}, mIoU" for arm in ARMS))
@@ -158,11 +164,14 @@ def next_of(
     return [tasks[pick.task_id] for pick in choice.picks]
 
 
-def taught(base: Predictor, chosen: Sequence[Sample], anchor: Sequence[Sample], folder: Path, seed: int) -> Predictor:
+def taught(
+    base: Predictor, course: Course, chosen: Sequence[Sample], anchor: Sequence[Sample], folder: Path, seed: int
+) -> Predictor:
     """Teach the base by what was corrected so far.
 
     Args:
         base: Taught further; it stays as it is.
+        course: How long and how strongly.
         chosen: The corrections.
         anchor: What the base knows.
         folder: Of the run.
@@ -171,7 +180,6 @@ def taught(base: Predictor, chosen: Sequence[Sample], anchor: Sequence[Sample], 
     Returns:
         The model.
     """
-    course = course_for(base.model)
     recipe = course.recipe(len(chosen))
     seen = seen_by(base, course, folder / "seen")
     device = base.device.type
