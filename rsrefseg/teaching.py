@@ -32,10 +32,10 @@ class Course:
 
     steps_per_correction: float = 3.0
     least_steps: int = 60
-    most_steps: int = 400
+    most_steps: int = 200
     """Beyond it more corrections are each seen less often: a training ends in minutes."""
-    learning_rate: float = 1e-4
-    text_rate: float = 0.2
+    learning_rate: float = 3e-4
+    text_rate: float = 1.0
     warmup_steps: int = 20
     floor: float = 0.02
     weight_decay: float = 0.02
@@ -80,6 +80,7 @@ SMALL = Course(
     most_steps=150,
     learning_rate=2e-4,
     warmup_steps=10,
+    text_rate=0.2,
     ema_decay=0.97,
     side=576,
     mixture=Mixture(corrected=3, anchors=3, expressions=2),

@@ -13,6 +13,7 @@ WorkersError
         └── ImageBroken
 
 JobStopped              somebody's wish: the job in hand ends here
+Interrupted             the same of the worker: the job goes on with the next
 """
 
 from __future__ import annotations
@@ -111,3 +112,7 @@ class ImageBroken(ImageAway):
 
 class JobStopped(BaseException):
     """A person stopped the job in hand; not an Exception, so that no job swallows it."""
+
+
+class Interrupted(Exception):
+    """The worker was asked to leave; the job comes again and goes on where it is."""

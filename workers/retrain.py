@@ -35,7 +35,7 @@ from workers.collector import Collector
 from workers.contract import Training, TrainJob, Wire
 from workers.corrections import Corrections
 from workers.desk import Desk, at_hand
-from workers.errors import RedisAway, WorkersError
+from workers.errors import Interrupted, RedisAway, WorkersError
 from workers.images import ImageFetcher
 from workers.material import Material
 from workers.registry import Comparison, Registry, Verdict, Version, Why
@@ -49,10 +49,6 @@ RUNS = "runs"
 
 SAY_S = 2.0
 """How often a training says how far it is, in seconds."""
-
-
-class Interrupted(Exception):
-    """The worker is asked to leave; the training goes on with the next."""
 
 
 class Ended(Exception):

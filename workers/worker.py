@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from redis.client import Pipeline
@@ -26,7 +26,7 @@ from workers import desk, leased
 from workers.ahead import ImagesAhead
 from workers.bench import Bench, Model, lay_out
 from workers.champions import Champions
-from workers.errors import JobStopped, RedisAway
+from workers.errors import Interrupted, JobStopped, RedisAway
 from workers.images import ImageFetcher
 from workers.leased import DEVICE, LeasedWorker, Pace, Stop
 from workers.queue import GPU, INTERACTIVE, JobQueue
@@ -75,6 +75,16 @@ class DeviceWorker(LeasedWorker):
             return False
         finally:
             self._stoppable = False
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Log what a job raised, unless it was that this process is to leave.
+
+        Args:
+            job: The job.
+            exc_info: As `sys.exc_info` has it.
+        """
+        if not isinstance(exc_info[1], Interrupted):
+            super().handle_exception(job, *exc_info)
 
     def kill_horse(self, sig: signal.Signals = signal.SIGUSR1) -> None:
         """Stop the job in hand; RQ calls this on the thread that hears commands.

@@ -221,6 +221,7 @@ def test_a_training_whose_worker_goes_is_gone_on_with_by_the_next(
     assert end_of(queue).stage == "promoted", told(queue).reason
     log = (tmp_path / "trainer.log").read_text()
     assert "training resumed" in log
+    assert '"level": "error"' not in log, "nothing is wrong with leaving"
     resumed = next(json.loads(line) for line in log.splitlines() if '"training resumed"' in line)
     assert resumed["step"] >= 20
     assert len(image_host.asked) == asked, "images were fetched once"
