@@ -12,12 +12,10 @@ from rsrefseg.datasets.sample import Sample
 from rsrefseg.errors import BadDataset
 from rsrefseg.evaluate import evaluate_samples
 from rsrefseg.gate import Contest
-from rsrefseg.heads import head_names, teach_heads, with_own_heads
+from rsrefseg.heads import teach_heads, with_own_heads
 from rsrefseg.lessons import FromCorrections, Mixture
-from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
 from rsrefseg.results import Result, ResultFile
-from rsrefseg.seen import Seen, SeenFeatures, SeenPixels
 from rsrefseg.train import Recipe, Trainer, train
 
 log = logging.getLogger(__name__)
@@ -28,7 +26,7 @@ KEEP_EVERY = 20
 
 @dataclass(frozen=True)
 class Course:
-    """How long and how strongly corrections teach; the defaults are for encoders that stay as they are."""
+    """How long and how strongly corrections teach."""
 
     steps_per_correction: float = 3.0
     least_steps: int = 60
@@ -40,8 +38,6 @@ class Course:
     floor: float = 0.02
     weight_decay: float = 0.02
     ema_decay: float = 0.98
-    side: int | None = None
-    """Of the squares that an encoder learns from, in pixels; None for the size of use."""
     mixture: Mixture = field(default_factory=Mixture)
 
     def recipe(self, corrections: int) -> Recipe:
@@ -73,60 +69,6 @@ class Course:
         """
         own = {name: value for name, value in asdict(self).items() if name != "mixture"}
         return {name: str(value) for name, value in (own | asdict(self.mixture)).items()}
-
-
-SMALL = Course(
-    steps_per_correction=2.5,
-    most_steps=150,
-    learning_rate=2e-4,
-    warmup_steps=10,
-    text_rate=0.2,
-    ema_decay=0.97,
-    side=576,
-    mixture=Mixture(corrected=3, anchors=3, expressions=2),
-)
-"""For the preset tiny, whose encoder learns too."""
-
-
-def course_for(model: RSRefSeg) -> Course:
-    """Choose a course by what of a model learns.
-
-    Args:
-        model: Of any preset.
-
-    Returns:
-        The course.
-    """
-    return SMALL if encoder_learns(model) else Course()
-
-
-def encoder_learns(model: RSRefSeg) -> bool:
-    """Say whether what corrections teach includes the image encoder.
-
-    Args:
-        model: Of any preset.
-
-    Returns:
-        Whether.
-    """
-    return any(name.startswith("image_encoder.") for name in head_names(model))
-
-
-def seen_by(parent: Predictor, course: Course, folder: Path) -> Seen:
-    """Choose how a lesson keeps its images.
-
-    Args:
-        parent: What is taught further.
-        course: For the size.
-        folder: Where.
-
-    Returns:
-        Features, unless the encoder learns.
-    """
-    if not encoder_learns(parent.model):
-        return SeenFeatures(parent, folder)
-    size = parent.model.preset.image_size
-    return SeenPixels(parent, folder, min(course.side or size, size))
 
 
 def teach(

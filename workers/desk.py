@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from workers.leased import Stop
 from workers.queue import JobQueue
+
+if TYPE_CHECKING:
+    from rsrefseg.teaching import Course  # Imports torch, which only a running training needs.
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,8 @@ class Desk:
     """Whether the process is asked to end."""
     device: str = "cpu"
     """Where models are trained, as torch calls it."""
+    course: Course | None = None
+    """How corrections teach; None for the course that is best known."""
 
 
 _laid_out: Desk | None = None

@@ -12,10 +12,11 @@ from pathlib import Path
 from rsrefseg.anchor import draw_anchor, read_anchor
 from rsrefseg.datasets import Sample, read_benchmark
 from rsrefseg.gate import Contest
-from rsrefseg.lessons import FromCorrections, usable
+from rsrefseg.lessons import FromCorrections, Mixture, usable
 from rsrefseg.predictor import Predictor
 from rsrefseg.results import ResultFile
-from rsrefseg.teaching import compete, course_for, seen_by
+from rsrefseg.seen import SeenFeatures
+from rsrefseg.teaching import compete
 from workers.settings import Settings
 from workers.snapshots import Line, Manifest, Part, Snapshots
 
@@ -80,27 +81,27 @@ class Material:
             anchor=anchor,
         )
 
-    def lesson(self, parent: Predictor, folder: Path, device: str) -> FromCorrections:
+    def lesson(self, parent: Predictor, folder: Path, device: str, mixture: Mixture) -> FromCorrections:
         """Make a lesson of it.
 
         Args:
             parent: What is taught further.
-            folder: Where images are kept as it sees them.
+            folder: Where features of images are kept.
             device: Where it is.
+            mixture: Of a batch.
 
         Returns:
             The lesson, not prepared.
         """
-        course = course_for(parent.model)
         return FromCorrections(
             self.new,
             self.older,
             read_anchor(self.anchor, "train"),
-            seen_by(parent, course, folder),
+            SeenFeatures(parent, folder),
             parent.tokenizer,
             light=self.light,
             device=device,
-            mixture=course.mixture,
+            mixture=mixture,
         )
 
     def contests(

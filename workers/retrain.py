@@ -28,7 +28,7 @@ from rsrefseg.calibration import UNCALIBRATED
 from rsrefseg.errors import RSRefSegError
 from rsrefseg.gate import judge
 from rsrefseg.predictor import Predictor
-from rsrefseg.teaching import calibrated, course_for, teach
+from rsrefseg.teaching import Course, calibrated, teach
 from workers import progress
 from workers.alias import move_alias
 from workers.collector import Collector
@@ -97,6 +97,7 @@ class _Retraining:
         self._desk = desk
         self._asked = asked
         self._asked_at = job.created_at.isoformat()
+        self._course = desk.course or Course()
         settings = desk.queue.settings
         self._settings = settings
         self._registry = Registry(settings.data)
@@ -182,8 +183,7 @@ class _Retraining:
         return base.with_heads(self._registry.folder(self._asked.project_id, run.champion))
 
     def _made_before(self, run: Run, manifest: Manifest, parent: Predictor) -> Version | None:
-        recipe = course_for(parent.model).described()
-        wanted = (run.base, parent.version, manifest.name, recipe)
+        wanted = (run.base, parent.version, manifest.name, self._course.described())
         made = reversed(self._registry.versions(self._asked.project_id))
         return next((one for one in made if (one.base, one.parent, one.dataset, one.recipe) == wanted), None)
 
@@ -198,9 +198,9 @@ class _Retraining:
         return material
 
     def _learn(self, parent: Predictor, material: Material) -> Path:
-        recipe = course_for(parent.model).recipe(len(material.new) + len(material.older))
+        recipe = self._course.recipe(len(material.new) + len(material.older))
         self._say(stage="learning", steps=recipe.steps)
-        lesson = material.lesson(parent, self._folder / "seen", self._desk.device)
+        lesson = material.lesson(parent, self._folder / "seen", self._desk.device, self._course.mixture)
         lesson.prepare(recipe.steps, lambda _done, _of: self._go_on())
 
         def on_step(step: int, loss: float) -> bool:
@@ -231,7 +231,7 @@ class _Retraining:
             parent=parent.version,
             dataset=manifest.name,
             corrections=manifest.train.corrections,
-            recipe=course_for(parent.model).described(),
+            recipe=self._course.described(),
             code=checkpoint.code_version(),
             made_at=datetime.now(UTC),
             seconds=round((datetime.now(UTC) - run.began_at).total_seconds(), 1),

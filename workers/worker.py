@@ -36,6 +36,7 @@ from workers.upkeep import bring_back
 
 if TYPE_CHECKING:
     from rsrefseg import Predictor
+    from rsrefseg.teaching import Course
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +238,12 @@ def serve(
 
 
 def serve_training(
-    queue: JobQueue, pace: Pace | None = None, *, device: str = "cpu", torch_device: str = "cpu"
+    queue: JobQueue,
+    pace: Pace | None = None,
+    *,
+    device: str = "cpu",
+    torch_device: str = "cpu",
+    course: Course | None = None,
 ) -> None:
     """Take training jobs until SIGTERM or SIGINT; each loads what it trains.
 
@@ -246,7 +252,8 @@ def serve_training(
         pace: How soon the death of a worker is noticed.
         device: What they train on, for people.
         torch_device: The same, as torch calls it.
+        course: How corrections teach; None for the course that is best known.
     """
     stop = Stop()
-    desk.lay_out(desk.Desk(queue, stop, torch_device))
+    desk.lay_out(desk.Desk(queue, stop, torch_device, course))
     leased.serve(lambda: DeviceWorker(queue.train, device, stop, pace or Pace()), stop)

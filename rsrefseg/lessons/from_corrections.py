@@ -21,7 +21,7 @@ from rsrefseg.features import ImageFeatures
 from rsrefseg.losses import drawing_loss, finding_loss
 from rsrefseg.model import Decoded, RSRefSeg
 from rsrefseg.predictor import Predictor
-from rsrefseg.seen import Seen
+from rsrefseg.seen import SeenFeatures
 from rsrefseg.tokenizer import Tokenize
 
 log = logging.getLogger(__name__)
@@ -48,26 +48,26 @@ class Mixture:
 class CorrectedBatch(NamedTuple):
     """n masks of b images."""
 
-    seen: ImageFeatures | Tensor
-    """Features of b images, or the images themselves where the encoder learns: (b, 3, s, s) float in [0, 1]."""
+    features: ImageFeatures
+    """Of b images."""
     image_index: Tensor
     """(n,) int64."""
     token_ids: list[Tensor]
     """n tensors (t_i,) int64."""
     gt_masks: Tensor
-    """(n, s/4, s/4) float: the share of each pixel that the expression names."""
+    """(n, S/4, S/4) float: the share of each pixel that the expression names."""
     anchored: Tensor
     """(n,) bool: whether it is of the anchor."""
 
 
 class FromCorrections:
-    """Teach a model further by corrections.
+    """Teach heads further by corrections, over features that are computed once.
 
     Args:
         new: Corrections that nobody learnt from.
         older: Those that the parent learnt from: seen again, lest it forgets.
         anchor: What the base was taught: the same for what nobody corrected.
-        seen: Keeps images as the model needs them.
+        seen: Keeps features of images.
         tokenizer: Words to ids.
         light: Samples that count half, since nobody had to change anything: they come every second time.
         device: Where the model is.
@@ -83,7 +83,7 @@ class FromCorrections:
         new: Sequence[Sample],
         older: Sequence[Sample],
         anchor: Sequence[Sample],
-        seen: Seen,
+        seen: SeenFeatures,
         tokenizer: Tokenize,
         *,
         light: Collection[str] = (),
@@ -104,11 +104,11 @@ class FromCorrections:
         self._device = device
         self._seed = seed
         self._masks: dict[str, np.ndarray] = {}
-        """(s/4, s/4) uint8, 255 where all of the pixel is named."""
+        """(S/4, S/4) uint8, 255 where all of the pixel is named."""
         self._token_ids: dict[str, Tensor] = {}
 
     def prepare(self, batches: int, on_image: Callable[[int, int], None] = lambda _done, _of: None) -> None:
-        """Read what so many batches need, which may be less than there is.
+        """Read and encode what so many batches need, which may be less than there is.
 
         Args:
             batches: How many.
@@ -210,8 +210,7 @@ class FromCorrections:
         Returns:
             Scalar.
         """
-        features = batch.seen if isinstance(batch.seen, ImageFeatures) else model.encode_image(batch.seen)
-        decoded = model.decode(features, model.encode_text(batch.token_ids), batch.image_index)
+        decoded = model.decode(batch.features, model.encode_text(batch.token_ids), batch.image_index)
         loss = batch.gt_masks.new_zeros(())
         for rows, weight in ((~batch.anchored, 1.0), (batch.anchored, self._mixture.anchor)):
             if rows.any():

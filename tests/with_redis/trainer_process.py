@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from rsrefseg import teaching
 from rsrefseg.lessons import Mixture
+from rsrefseg.teaching import Course
 from workers import logs
 from workers.leased import Pace
 from workers.queue import JobQueue
@@ -14,7 +14,7 @@ from workers.worker import serve_training
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    course = teaching.Course(
+    course = Course(
         least_steps=80,
         most_steps=80,
         learning_rate=3e-3,
@@ -22,8 +22,7 @@ if __name__ == "__main__":
         ema_decay=0.8,
         mixture=Mixture(corrected=4, anchors=1, anchor=0.0),
     )
-    teaching.course_for = lambda _model: course  # Before the job that asks for it is imported.
     settings = Settings.load()
     logs.configure(settings.log_level)
     with JobQueue.open(settings) as queue:
-        serve_training(queue, Pace(beat_s=1, grace_s=2, round_s=1))
+        serve_training(queue, Pace(beat_s=1, grace_s=2, round_s=1), course=course)

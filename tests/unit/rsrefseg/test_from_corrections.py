@@ -11,7 +11,7 @@ from rsrefseg.datasets import Regions, Sample
 from rsrefseg.errors import BadDataset
 from rsrefseg.lessons import FromCorrections, Mixture
 from rsrefseg.predictor import Predictor
-from rsrefseg.seen import Seen, SeenFeatures, SeenPixels
+from rsrefseg.seen import SeenFeatures
 
 
 def sample(name: str, seed: int, expression: str = "the building", mask: np.ndarray | None = None) -> Sample:
@@ -29,19 +29,12 @@ def some(kind: str, first_seed: int, count: int) -> list[Sample]:
     return [sample(f"{kind}-{n}", first_seed + n) for n in range(count)]
 
 
-@pytest.fixture(params=["features", "pixels"])
-def seen(request, predictor: Predictor, tmp_path: Path) -> Seen:
-    if request.param == "features":
-        return SeenFeatures(predictor, tmp_path / "seen")
-    return SeenPixels(predictor, tmp_path / "seen", 64)
-
-
 @pytest.fixture
-def features(predictor: Predictor, tmp_path: Path) -> Seen:
+def features(predictor: Predictor, tmp_path: Path) -> SeenFeatures:
     return SeenFeatures(predictor, tmp_path / "seen")
 
 
-def lesson(seen: Seen, predictor: Predictor, new, older=(), anchor=(), **options) -> FromCorrections:
+def lesson(seen: SeenFeatures, predictor: Predictor, new, older=(), anchor=(), **options) -> FromCorrections:
     return FromCorrections(new, older, anchor, seen, predictor.tokenizer, **options)
 
 
@@ -87,7 +80,7 @@ def test_a_resumed_stream_goes_on_where_it_stopped(features, predictor):
     rest = list(islice(made.batches(5), 3))
     for expected, found in zip(whole[5:], rest, strict=True):
         assert torch.equal(expected.gt_masks, found.gt_masks)
-        assert torch.equal(expected.seen.sam, found.seen.sam)
+        assert torch.equal(expected.features.sam, found.features.sam)
         assert all(map(torch.equal, expected.token_ids, found.token_ids))
 
 
@@ -114,48 +107,38 @@ def test_features_come_back_as_they_were_but_for_half_precision(features, predic
         torch.testing.assert_close(part, torch.cat([theirs, mine]), atol=2e-2, rtol=2e-3)
 
 
-def test_an_encoder_that_learns_is_shown_small_squares(predictor, tmp_path):
-    pixels = SeenPixels(predictor, tmp_path, 64)
-    pixels.keep(Path("one.png"), np.full((90, 30, 3), 51, np.uint8))
-    found = pixels.get([Path("one.png")] * 2)
-    assert found.shape == (2, 3, 64, 64)
-    assert (found - 0.2).abs().max() < 1e-6
-    assert pixels.mask_side == 16
-
-
-def test_what_cannot_be_used_is_left_out_of_its_batch(seen, predictor):
+def test_what_cannot_be_used_is_left_out_of_its_batch(features, predictor):
     good, wrong = some("new", 0, 1), replace(sample("new-1", 1), truth=Regions({"size": [5, 5], "counts": [25]}, None))
     gone = Sample("new-2", Path("gone.png"), "the ship", None, np.zeros((9, 9), bool))
     wordless = sample("new-3", 3, "")
-    made = lesson(seen, predictor, [*good, wrong, gone, wordless])
+    made = lesson(features, predictor, [*good, wrong, gone, wordless])
     made.prepare(2)
     assert [len(batch.token_ids) for batch in islice(made.batches(0), 2)] == [1, 1]
     with pytest.raises(BadDataset, match="none of the corrections"):
-        lesson(seen, predictor, [wrong, gone], anchor=some("anchor", 20, 4)).prepare(2)
+        lesson(features, predictor, [wrong, gone], anchor=some("anchor", 20, 4)).prepare(2)
 
 
-def test_a_mask_says_which_share_of_each_pixel_is_named(seen, predictor):
+def test_a_mask_says_which_share_of_each_pixel_is_named(features, predictor):
     mask = np.zeros((128, 128), bool)
     mask[:64, :1] = True
-    made = lesson(seen, predictor, [sample("new", 0, mask=mask)], mixture=Mixture(corrected=1))
+    made = lesson(features, predictor, [sample("new", 0, mask=mask)], mixture=Mixture(corrected=1))
     made.prepare(1)
     [gt_mask] = next(made.batches(0)).gt_masks
-    side = seen.mask_side
+    side = features.mask_side
     assert gt_mask.shape == (side, side)
     assert (gt_mask[: side // 2, 0] - side / 128).abs().max() < 0.01
     assert gt_mask[side // 2 :].max() == gt_mask[:, 1:].max() == 0
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_the_anchor_weighs_what_the_mixture_says(seen, predictor, weight):
+def test_the_anchor_weighs_what_the_mixture_says(features, predictor, weight):
     new, anchor = some("new", 0, 3), some("anchor", 20, 5)
-    made = lesson(seen, predictor, new, anchor=anchor, mixture=Mixture(corrected=2, anchors=3, anchor=weight))
+    made = lesson(features, predictor, new, anchor=anchor, mixture=Mixture(corrected=2, anchors=3, anchor=weight))
     made.prepare(1)
     batch = next(made.batches(0))
     whole = made.loss(predictor.model, batch)
     assert Counter(batch.anchored.tolist()) == {False: 2, True: 3}
-    features = batch.seen if not isinstance(batch.seen, torch.Tensor) else predictor.model.encode_image(batch.seen)
-    decoded = predictor.model.decode(features, predictor.model.encode_text(batch.token_ids), batch.image_index)
+    decoded = predictor.model.decode(batch.features, predictor.model.encode_text(batch.token_ids), batch.image_index)
     ours, theirs = (
         made._owed(type(decoded)(*(part[rows] for part in decoded)), batch.gt_masks[rows])
         for rows in (~batch.anchored, batch.anchored)
