@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.factories import make_version
 from tests.fleet import COURIER, Fleet
 from tests.stand_in_label_studio import KEY, stand_in_label_studio
@@ -22,6 +24,7 @@ ANNOTATED = 30
 PATIENCE_S = 180
 
 
+@pytest.mark.timeout(600)  # Six processes are started, one after the other.
 def test_a_courier_that_is_killed_in_the_middle_of_a_rollout_leaves_it_to_the_next(tmp_path: Path) -> None:
     with (
         stand_in_label_studio() as label_studio,
