@@ -30,7 +30,8 @@ from rsrefseg.evaluate import evaluate_samples
 from rsrefseg.expressions import SYNONYMS
 from rsrefseg.lessons import FromCorrections
 from rsrefseg.scenes import draw_scene
-from rsrefseg.teaching import Course, course_for, seen_by, teach
+from rsrefseg.seen import SeenFeatures
+from rsrefseg.teaching import Course, teach
 
 POOL_SEED, HELD_OUT_SEED = 1_800_000_000, 1_850_000_000
 """Of the first scene of either."""
@@ -64,7 +65,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         anchor: list[Sample] = []
-        course = course_for(base.model)
+        course = Course()
         if quick:
             course = replace(course, least_steps=2, most_steps=2)
         else:
@@ -181,7 +182,7 @@ def taught(
         The model.
     """
     recipe = course.recipe(len(chosen))
-    seen = seen_by(base, course, folder / "seen")
+    seen = SeenFeatures(base, folder / "seen")
     device = base.device.type
     lesson = FromCorrections(chosen, [], anchor, seen, base.tokenizer, device=device, mixture=course.mixture, seed=seed)
     lesson.prepare(recipe.steps)
