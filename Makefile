@@ -1,5 +1,6 @@
 # Every command of the project. Each sets up what it needs; a second run installs nothing twice.
 #   make demo [ONCE=1] [IMAGES=dir]   start everything on this machine and pre-label
+#   make demo-loop [ONCE=1] [IMAGES=dir]   correct, retrain, judge, promote and draw anew, by scripted annotators
 #   make test [ONLY=path]             every test, real Redis, Label Studio and browser included
 #   make bench [ONLY=scaling]         measure speed, memory and what survives faults; kept in benchmarks/results
 #   make lint                         format, rules, types, walls
@@ -18,7 +19,7 @@ export LABEL_STUDIO_COMMAND = $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
 export BACKEND_PYTHON = $(abspath $(BACKEND_VENV)/bin/python)
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo test bench lint train-tiny browser
+.PHONY: help setup demo demo-loop test bench lint train-tiny browser
 
 help:
 	@sed -n '1,/^$$/s/^#   //p' Makefile
@@ -27,6 +28,9 @@ setup: $(VENV)/.ready $(LABEL_STUDIO_VENV)/.ready
 
 demo: setup
 	$(VENV)/bin/rsrefseg-backend demo $(if $(ONCE),--once) $(if $(IMAGES),--images '$(IMAGES)')
+
+demo-loop: setup
+	$(VENV)/bin/rsrefseg-backend demo-loop $(if $(ONCE),--once) $(if $(IMAGES),--images '$(IMAGES)')
 
 test: setup $(BACKEND_VENV)/.ready browser
 	$(VENV)/bin/python -m pytest $(ONLY)

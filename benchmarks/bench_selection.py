@@ -1,8 +1,9 @@
 """Do corrections of selected tasks teach more than as many in random order?
 
-A pool of thermal scenes, which the shipped weights know badly, with an expression each. Two annotators know the truth:
-one corrects what `rsrefseg-backend select` would put first, one what comes by lot. After each round either's model is
-taught from the base by all that it has so far, and asked about scenes that nobody is taught.
+A pool of drawn scenes with an expression each, in an office's shorthand, which the shipped weights know badly. Two
+annotators know the truth: one corrects what `rsrefseg-backend select` would put first, one what comes by lot. After
+each round either's model is taught from the base by all that it has so far, and asked about scenes that nobody is
+taught.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rsrefseg import Predictor
 from rsrefseg.anchor import draw_anchor, read_anchor
 from rsrefseg.datasets import LabelledImage, Sample, grammar_samples
 from rsrefseg.evaluate import evaluate_samples
-from rsrefseg.expressions import SYNONYMS
+from rsrefseg.expressions import SHORTHAND, SYNONYMS
 from rsrefseg.lessons import FromCorrections
 from rsrefseg.scenes import draw_scene
 from rsrefseg.seen import SeenFeatures
@@ -58,7 +59,7 @@ def main(
     if quick:
         pool, held_out, a_round, rounds, seeds = 12, 4, 4, 1, 1
     base = Predictor.from_preset("tiny", device=device)
-    tasks, unseen = thermal(POOL_SEED, pool, 1), thermal(HELD_OUT_SEED, held_out, 3)
+    tasks, unseen = in_shorthand(POOL_SEED, pool, 1), in_shorthand(HELD_OUT_SEED, held_out, 3)
     before = score(base, unseen)
     began = time.perf_counter()
     curves: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
@@ -78,7 +79,8 @@ def main(
                 model = base
                 for turn in range(rounds):
                     chosen += next_of(arm, model, tasks, chosen, a_round, seed + 100 * turn)
-                    model = taught(base, course, chosen, anchor, folder / f"{seed}-{arm}-{turn}", seed)
+                    run = folder / f"{seed}-{arm}-{turn}"
+                    model = taught(base, course, chosen, anchor, SeenFeatures(base, folder / "seen"), run, seed)
                     curves[arm][-1].append(score(model, unseen))
     means = {arm: [round(fmean(points), 2) for points in zip(*curves[arm], strict=True)] for arm in ARMS}
     table = Table("corrections", *(f"{arm}, mIoU" for arm in ARMS))
@@ -100,8 +102,8 @@ def main(
     keep("selection", figures, details, quick=quick)
 
 
-def thermal(first_seed: int, count: int, per_scene: int) -> list[Sample]:
-    """Look at drawn scenes at night.
+def in_shorthand(first_seed: int, count: int, per_scene: int) -> list[Sample]:
+    """Speak of drawn scenes in words that no weights which ship were taught.
 
     Args:
         first_seed: Of the first scene.
@@ -113,9 +115,10 @@ def thermal(first_seed: int, count: int, per_scene: int) -> list[Sample]:
     """
     labelled = []
     for seed in track(range(first_seed, first_seed + count), "drawing scenes"):
-        scene = draw_scene(seed, SIDE, "thermal")
+        scene = draw_scene(seed, SIDE)
         labelled.append((f"scene-{seed}", LabelledImage.of(scene.image, scene.things, tuple(SYNONYMS))))
-    return [one for one in grammar_samples(labelled, per_scene, first_seed) if isinstance(one, Sample)]
+    said = grammar_samples(labelled, per_scene, first_seed, SHORTHAND)
+    return [one for one in said if isinstance(one, Sample)]
 
 
 def score(predictor: Predictor, samples: Sequence[Sample]) -> float:
@@ -166,7 +169,13 @@ def next_of(
 
 
 def taught(
-    base: Predictor, course: Course, chosen: Sequence[Sample], anchor: Sequence[Sample], folder: Path, seed: int
+    base: Predictor,
+    course: Course,
+    chosen: Sequence[Sample],
+    anchor: Sequence[Sample],
+    seen: SeenFeatures,
+    folder: Path,
+    seed: int,
 ) -> Predictor:
     """Teach the base by what was corrected so far.
 
@@ -175,6 +184,7 @@ def taught(
         course: How long and how strongly.
         chosen: The corrections.
         anchor: What the base knows.
+        seen: Features of their images, as far as they are known.
         folder: Of the run.
         seed: Of the order.
 
@@ -182,12 +192,11 @@ def taught(
         The model.
     """
     recipe = course.recipe(len(chosen))
-    seen = SeenFeatures(base, folder / "seen")
     device = base.device.type
     lesson = FromCorrections(chosen, [], anchor, seen, base.tokenizer, device=device, mixture=course.mixture, seed=seed)
     lesson.prepare(recipe.steps)
     with Console().status(f"learning from {len(chosen)} corrections"):
-        checkpoint = teach(base, lesson, recipe, folder)
+        checkpoint = teach(base, lesson, recipe, folder, blend=course.blend)
     assert checkpoint is not None
     return base.with_heads(checkpoint)
 

@@ -309,14 +309,7 @@ def connect(project_id: int | None, new_title: str | None, url: str | None, titl
             click.echo(line)
 
 
-@main.command()
-@click.option("--once", is_flag=True, help="End after the table; the exit code says whether every task got its mask.")
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Your own images, each with a .txt of one expression a line, or all in expressions.csv.",
-)
-@click.option(
+_label_studio = click.option(
     "--label-studio",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="LABEL_STUDIO_COMMAND",
@@ -324,6 +317,16 @@ def connect(project_id: int | None, new_title: str | None, url: str | None, titl
     show_default=True,
     help="The label-studio command of its own environment.",
 )
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="End after the table; the exit code says whether every task got its mask.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Your own images, each with a .txt of one expression a line, or all in expressions.csv.",
+)
+@_label_studio
 def demo(once: bool, images: Path | None, label_studio: Path) -> None:
     """Start everything on this machine, pre-label images, and show the address to look at."""
     with complaining(BackendError, WorkersError):
@@ -337,6 +340,29 @@ def demo(once: bool, images: Path | None, label_studio: Path) -> None:
             click.echo("stopped")
             return
     sys.exit(0 if complete else 1)
+
+
+@main.command("demo-loop")
+@click.option("--once", is_flag=True, help="Correct without pauses, and end with a line of JSON.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Your own images, with expressions as for `demo` and the right masks in masks/, as PNG under the same names.",
+)
+@_label_studio
+def demo_loop(once: bool, images: Path | None, label_studio: Path) -> None:
+    """Draw masks, have scripted annotators correct them, retrain, judge, promote and draw anew, all on this machine."""
+    with complaining(BackendError, WorkersError):
+        settings = Settings.load()
+
+        from ml_backend.demo_loop import DemoLoop
+
+        try:
+            figures = DemoLoop(settings, label_studio, images).run(once=once)
+        except KeyboardInterrupt:
+            click.echo("stopped")
+            return
+        click.echo(json.dumps(asdict(figures)))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Demo:
             project = DemoProject(stage.server, f"RSRefSeg demo: {folder.name}")
             with self._console.status(f"importing {len(samples)} tasks"):
                 project.fill(samples, folder)
-                project.connect(stage.url)
+                project.connect(stage.queue, stage.url)
             complete = self._prelabel(project, stage)
             self._show(project, stage, time.monotonic() - began)
             if not once:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
+from label_studio_sdk.client import LabelStudio as Client
 
 from ml_backend.brush import decode
+from ml_backend.connect import Connector
 from ml_backend.errors import StartFailed
+from ml_backend.label_studio import LabelStudio
 from ml_backend.label_studio_server import LabelStudioServer
+from ml_backend.wiring import Wiring
+from workers.queue import JobQueue
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"}
 EXPRESSIONS = "expressions.csv"
+LOCAL = "/data/local-files/?d="
 
 LABEL_CONFIG = """<View>
   <Header value="$expression"/>
@@ -88,10 +95,8 @@ class DemoProject:
     """
 
     def __init__(self, server: LabelStudioServer, title: str) -> None:
-        from label_studio_sdk.client import LabelStudio
-
         self.title = title
-        self._client = LabelStudio(base_url=server.url, api_key=server.token, timeout=60)
+        self._client = Client(base_url=server.url, api_key=server.token, timeout=60)
         found = [project for project in self._client.projects.list() if project.title == title]
         project: Any = found[0] if found else self._client.projects.create(title=title, label_config=LABEL_CONFIG)
         self.id: int = project.id
@@ -116,22 +121,25 @@ class DemoProject:
         fresh = [
             {"image": uri, "expression": sample.expression}
             for sample in samples
-            if (uri := _local_uri(sample.image, folder), sample.expression) not in held
+            if (uri := local_uri(sample.image, folder), sample.expression) not in held
         ]
         if fresh:
             self._client.projects.import_tasks(id=self.id, request=[{"data": data} for data in fresh])
 
-    def connect(self, url: str) -> None:
+    def connect(self, queue: JobQueue, url: str) -> None:
         """Make the backend at `url` the project's only one; former runs listened elsewhere.
 
         Args:
+            queue: Of the settings by which Label Studio is reached.
             url: Of the web process.
         """
         for backend in self._client.ml.list(project=self.id):
             self._client.ml.delete(id=backend.id)
         for hook in self._client.webhooks.list(project=self.id):
             self._client.webhooks.delete(id=hook.id)
-        self._client.ml.create(url=url, project=self.id, title="RSRefSeg", is_interactive=True)
+        with closing(LabelStudio.of(queue.settings)) as label_studio:
+            for _ in Connector(queue, Wiring(label_studio), queue.settings, self.id, url).connect():
+                pass
 
     def retrieve(self) -> None:
         """Ask Label Studio to retrieve predictions, as its data manager's action does."""
@@ -155,6 +163,23 @@ class DemoProject:
             Task, result, score, version and time of each.
         """
         return [dict(prediction) for prediction in self._client.predictions.list(project=self.id)]
+
+    def annotated(self) -> set[int]:
+        """List the tasks that somebody has annotated.
+
+        Returns:
+            Their numbers.
+        """
+        listed = self._client.tasks.list(project=self.id, fields="all")
+        return {task.id for task in listed if task.total_annotations}
+
+    def model_version(self) -> str:
+        """Say whose predictions Label Studio shows.
+
+        Returns:
+            The version; empty for any.
+        """
+        return self._client.projects.get(id=self.id).model_version or ""
 
     def rows(self) -> Iterator[tuple[str, ...]]:
         """Read the masks back and describe them, a row for each task.
@@ -193,5 +218,27 @@ def _seconds(created_at: Any) -> float:
     return moment.timestamp()
 
 
-def _local_uri(image: Path, folder: Path) -> str:
-    return f"/data/local-files/?d={quote(str(image.relative_to(folder.parent)))}"
+def local_uri(image: Path, folder: Path) -> str:
+    """Say by which address Label Studio serves an image.
+
+    Args:
+        image: Below `folder`.
+        folder: What Label Studio may serve, with its name.
+
+    Returns:
+        The address.
+    """
+    return f"{LOCAL}{quote(str(image.relative_to(folder.parent)))}"
+
+
+def image_at(uri: str, folder: Path) -> Path:
+    """Find the image behind an address of `local_uri`.
+
+    Args:
+        uri: The address.
+        folder: What Label Studio may serve.
+
+    Returns:
+        The image.
+    """
+    return folder.parent / unquote(uri.removeprefix(LOCAL))

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,7 @@ class Stage:
         served: Path,
         console: Console,
         *,
-        training: bool = False,
+        trains: Mapping[str, str] | None = None,
     ) -> Iterator[Self]:
         """Start everything, and stop it afterwards.
 
@@ -112,7 +112,7 @@ class Stage:
             label_studio: The `label-studio` command of its own environment.
             served: Below it lie the images.
             console: Where progress is told.
-            training: Whether a worker that trains is wanted too.
+            trains: Settings of trainings, where a worker for them is wanted too.
 
         Yields:
             What runs.
@@ -132,6 +132,7 @@ class Stage:
                 "RSREFSEG_BASIC_USER": "",
                 "RSREFSEG_BASIC_PASSWORD": "",
             }
+            names |= trains or {}
             if settings.redis_url:
                 names["REDIS_URL"] = str(settings.redis_url)
             queue = stack.enter_context(JobQueue.open(Settings.load(os.environ | names)))
@@ -139,7 +140,7 @@ class Stage:
             stack.callback(processes.stop)
             with console.status("starting web, courier and workers"):
                 processes.start("worker", "rsrefseg-worker", "run", "--gpus", "cpu")
-                if training:
+                if trains is not None:
                     processes.start("trainer", "rsrefseg-worker", "run", "--gpus", "cpu", "--queue", "train")
                 processes.start("courier", "rsrefseg-backend", "courier")
                 processes.start("web", "rsrefseg-backend", "web")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import torch
+
+from rsrefseg import checkpoint
 from rsrefseg.calibration import Calibration
 from rsrefseg.datasets.sample import Sample
 from rsrefseg.errors import BadDataset
 from rsrefseg.evaluate import evaluate_samples
 from rsrefseg.gate import Contest
-from rsrefseg.heads import teach_heads, with_own_heads
+from rsrefseg.heads import head_names, teach_heads, with_own_heads
 from rsrefseg.lessons import FromCorrections, Mixture
 from rsrefseg.predictor import Predictor
 from rsrefseg.results import Result, ResultFile
@@ -38,6 +42,10 @@ class Course:
     floor: float = 0.02
     weight_decay: float = 0.02
     ema_decay: float = 0.98
+    blend: float = 0.6
+    """Share of the way from the parent's weights to those that were learnt which the challenger goes: straight between
+    the two lie models that learnt nearly as much and forgot far less. Source: Wortsman et al., Robust fine-tuning of
+    zero-shot models, CVPR 2022, arXiv 2109.01903."""
     mixture: Mixture = field(default_factory=Mixture)
 
     def recipe(self, corrections: int) -> Recipe:
@@ -77,6 +85,8 @@ def teach(
     recipe: Recipe,
     out: Path,
     on_step: Callable[[int, float], bool] = lambda _step, _loss: True,
+    *,
+    blend: float = 1.0,
 ) -> Path | None:
     """Teach a copy of a predictor's heads; a run that was left or killed is gone on with.
 
@@ -86,6 +96,7 @@ def teach(
         recipe: How.
         out: Folder of the run.
         on_step: Told after each step its number and loss; where it says False, the run is left.
+        blend: How much of what was learnt is kept, as of `Course`.
 
     Returns:
         The checkpoint of heads; None where the run was left.
@@ -96,7 +107,22 @@ def teach(
     never = recipe.steps + 1
     tokenizer = parent.tokenizer
     train(trainer, out, resume=True, tokenizer=tokenizer, keep_every=KEEP_EVERY, score_every=never, on_step=on_step)
-    return out / "checkpoint" if trainer.step == recipe.steps else None
+    return _blended(parent, out / "checkpoint", blend) if trainer.step == recipe.steps else None
+
+
+def _blended(parent: Predictor, taught: Path, share: float) -> Path:
+    # Made again by a run that is gone on with: a kill may have left half of it.
+    folder = taught.with_name("blended")
+    shutil.rmtree(folder, ignore_errors=True)
+    model = parent.with_heads(taught).model
+    before, after = parent.model.state_dict(), model.state_dict()
+    with torch.no_grad():
+        for name in head_names(model):
+            if after[name].is_floating_point():
+                after[name].lerp_(before[name], 1 - share)
+    card = (taught / checkpoint.CARD).read_text()
+    checkpoint.save_heads(model, folder, card, parent.base_version)
+    return folder
 
 
 def compete(

@@ -208,7 +208,8 @@ class _Retraining:
             self._say(seldom=step < recipe.steps, step=step, loss=round(loss, 4))
             return not self._desk.stop.asked
 
-        folder = teach(parent, lesson, recipe, self._folder / "teaching", on_step)
+        blend = self._course.blend
+        folder = teach(parent, lesson, recipe, self._folder / "teaching", on_step, blend=blend)
         if folder is None:
             raise Interrupted
         return folder

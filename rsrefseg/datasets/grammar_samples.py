@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,14 @@ import numpy as np
 from rsrefseg.datasets.labelled import LabelledImage
 from rsrefseg.datasets.layout import SampleNames
 from rsrefseg.datasets.sample import CorruptRow, Sample
-from rsrefseg.expressions import Grammar
+from rsrefseg.expressions import SYNONYMS, Grammar
 
 
 def grammar_samples(
-    images: Iterable[tuple[str, LabelledImage | CorruptRow]], per_image: int = 3, seed: int = 1
+    images: Iterable[tuple[str, LabelledImage | CorruptRow]],
+    per_image: int = 3,
+    seed: int = 1,
+    called: Mapping[str, Sequence[str]] = SYNONYMS,
 ) -> Iterator[Sample | CorruptRow]:
     """Write expressions about images, the same at every reading.
 
@@ -22,6 +25,7 @@ def grammar_samples(
         images: Names of their files, and they; what cannot be used is passed on.
         per_image: Most expressions about one.
         seed: Of the choice of expressions.
+        called: Words for each class.
 
     Yields:
         Samples in memory, those of one image after each other.
@@ -32,8 +36,8 @@ def grammar_samples(
             yield labelled
             continue
         things = labelled.things()
-        referrals = Grammar(things, np.random.default_rng((seed, number)), labelled.vocabulary).referrals(per_image)
-        for index, referral in enumerate(referrals):
+        grammar = Grammar(things, np.random.default_rng((seed, number)), labelled.vocabulary, called)
+        for index, referral in enumerate(grammar.referrals(per_image)):
             truth = np.zeros(labelled.ids.shape, bool)
             for i in referral.indices:
                 truth |= things[i].mask

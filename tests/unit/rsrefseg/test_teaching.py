@@ -36,7 +36,7 @@ def lessons() -> tuple[list[Sample], list[Sample]]:
 def test_corrections_teach_heads_that_pass_the_gate_and_leave_the_parent_as_it_was(predictor, lessons, tmp_path):
     before = {name: value.clone() for name, value in predictor.model.state_dict().items()}
     checkpoint = taught(predictor, tmp_path, lessons[0])
-    assert checkpoint == tmp_path / "checkpoint"
+    assert checkpoint.parent == tmp_path
     assert all(torch.equal(value, before[name]) for name, value in predictor.model.state_dict().items())
     assert not predictor.model.image_encoder.training
     challenger = predictor.with_heads(checkpoint)
@@ -48,6 +48,20 @@ def test_corrections_teach_heads_that_pass_the_gate_and_leave_the_parent_as_it_w
     assert any(name.startswith("text_encoder.") for name in changed)
     assert "FromCorrections" not in (checkpoint / "card.md").read_text()
     assert "new corrections: 24" in (checkpoint / "card.md").read_text()
+
+
+def test_a_share_of_what_was_learnt_lies_that_far_from_the_parent(predictor, lessons, tmp_path):
+    lesson = FromCorrections(lessons[0], [], [], SeenFeatures(predictor, tmp_path / "seen"), predictor.tokenizer)
+    recipe = Course(least_steps=2, most_steps=2, learning_rate=1e-2).recipe(1)
+    lesson.prepare(recipe.steps)
+    whole, half = (teach(predictor, lesson, recipe, tmp_path / "run", blend=blend) for blend in (1.0, 0.5))
+    assert whole == half  # one run gone on with, blended again
+    learnt, blended = (
+        predictor.with_heads(folder).model.state_dict() for folder in (tmp_path / "run" / "checkpoint", half)
+    )
+    for name, value in predictor.model.state_dict().items():
+        assert torch.allclose(blended[name].float(), (value.float() + learnt[name].float()) / 2, atol=2e-3), name
+    assert any(not torch.equal(blended[name], value) for name, value in predictor.model.state_dict().items())
 
 
 def test_a_challenger_that_was_taught_shuffled_masks_is_refused(predictor, lessons, tmp_path):
