@@ -42,7 +42,7 @@ class Course:
     floor: float = 0.02
     weight_decay: float = 0.02
     ema_decay: float = 0.98
-    blend: float = 0.6
+    blend: float = 0.5
     """Share of the way from the parent's weights to those that were learnt which the challenger goes: straight between
     the two lie models that learnt nearly as much and forgot far less. Source: Wortsman et al., Robust fine-tuning of
     zero-shot models, CVPR 2022, arXiv 2109.01903."""
