@@ -204,6 +204,7 @@ def draw(found: LearningCurve, path: Path) -> None:
     if found.shown:
         below.legend()
     below.set_xticks(range(len(versions)), versions)
+    below.set_xlim(-0.5, max(1, len(versions)) - 0.5)
     below.set_xlabel("version whose masks were shown")
     below.set_ylabel("IoU with what became of them, %")
     for part in (above, below):
