@@ -175,10 +175,17 @@ def test_events_that_are_about_no_annotation_have_nothing_read(
     gatherer: Gatherer, queue: JobQueue, label_studio: StandInLabelStudio
 ) -> None:
     before = len(label_studio.calls)
-    happened(queue, "START_TRAINING")
     happened(queue, "PROJECT_UPDATED")
     assert gatherer.round() == (0, 0)
     assert len(label_studio.calls) == before
+
+
+def test_before_a_training_that_somebody_asks_for_the_project_is_looked_through(
+    gatherer: Gatherer, queue: JobQueue, label_studio: StandInLabelStudio
+) -> None:
+    label_studio.annotate(7, annotation())
+    happened(queue, "START_TRAINING")
+    assert gatherer.round() == (1, 0)
 
 
 def test_where_another_gathers_nobody_else_does_and_the_event_waits(

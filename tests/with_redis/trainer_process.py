@@ -20,6 +20,7 @@ if __name__ == "__main__":
         learning_rate=3e-3,
         text_rate=1.0,
         ema_decay=0.8,
+        blend=1.0,
         mixture=Mixture(corrected=4, anchors=1, anchor=0.0),
     )
     settings = Settings.load()
