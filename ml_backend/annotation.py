@@ -14,7 +14,7 @@ from ml_backend.errors import Unaskable
 from ml_backend.gesture import expressions_in
 from ml_backend.label_config import MASK_CONTROLS, ImageTag, LabelConfig
 from ml_backend.protocol import AnnotatedTask, KeptAnnotation, KeptPrediction, Result
-from ml_backend.regions import Region, mask_of
+from ml_backend.regions import Region, iou, mask_of
 from ml_backend.translate import task_to_job
 from workers.contract import EXPRESSION_LIMIT, Rle
 from workers.corrections import AnnotationRecord, Correction, Mark, Origin, TaskCorrections
@@ -331,8 +331,4 @@ def _resized(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def _iou(one: Rle, other: Rle) -> float:
-    if one == other:
-        return 1.0
-    a, b = one.to_mask(), other.to_mask()
-    union = np.count_nonzero(a | b)
-    return float(np.count_nonzero(a & b) / union) if union else 1.0
+    return 1.0 if one == other else iou(one.to_mask(), other.to_mask())

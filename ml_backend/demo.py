@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sysconfig
 import time
 from pathlib import Path
 
@@ -12,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ml_backend.demo_project import EXPRESSIONS, DemoProject, read_samples
+from ml_backend.demo_project import DemoProject, draw_scenes, read_samples
 from ml_backend.errors import StartFailed
-from ml_backend.stage import Stage
+from ml_backend.stage import Stage, end_on_sigterm
 from workers.settings import Settings
 
 SAMPLE_COUNT = 12
@@ -48,7 +45,7 @@ class Demo:
             Whether every task has its prediction.
         """
         began = time.monotonic()
-        signal.signal(signal.SIGTERM, _leave)
+        end_on_sigterm()
         self._home.mkdir(parents=True, exist_ok=True)
         folder = self._images or self._draw()
         samples = read_samples(folder)
@@ -65,16 +62,8 @@ class Demo:
 
     def _draw(self) -> Path:
         folder = self._home / "scenes"
-        if not (folder / EXPRESSIONS).exists():
-            with self._console.status("drawing sample scenes"):
-                program = Path(sysconfig.get_path("scripts")) / "rsrefseg"
-                partial = self._home / "scenes.part"
-                command = [str(program), "scenes", "--out", str(partial), "--count", str(SAMPLE_COUNT)]
-                done = subprocess.run(command, check=False, capture_output=True, text=True)
-                if done.returncode:
-                    last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-                    raise StartFailed(f"the sample scenes could not be drawn: {last}")
-                partial.rename(folder)
+        with self._console.status("drawing sample scenes"):
+            draw_scenes(folder, "--count", str(SAMPLE_COUNT))
         return folder
 
     def _prelabel(self, project: DemoProject, stage: Stage) -> bool:
@@ -114,11 +103,5 @@ class Demo:
 
     def _stay(self, stage: Stage) -> None:
         self._console.print("\nOpen a task: the mask is there. Ctrl-C stops everything.")
-        while stage.server.process.poll() is None:
-            stage.processes.mend()
-            time.sleep(1)
+        stage.stay()
         raise StartFailed(f"Label Studio ended; its log is {stage.server.log}")
-
-
-def _leave(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import signal
-import subprocess
-import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,16 +15,17 @@ import cv2
 import httpx
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ml_backend import brush
 from ml_backend.curve import draw, learning_curve, tables
-from ml_backend.demo_project import EXPRESSIONS, DemoProject, Sample, image_at, local_uri, read_samples
+from ml_backend.demo_project import DemoProject, Sample, draw_scenes, image_at, local_uri, read_samples
 from ml_backend.errors import StartFailed
 from ml_backend.label_studio import LabelStudio
 from ml_backend.prelabel import Prelabel
+from ml_backend.regions import iou
 from ml_backend.selections import Selections
-from ml_backend.stage import Stage
+from ml_backend.stage import Stage, end_on_sigterm
 from workers.contract import Training, TrainJob
 from workers.corrections import Corrections, is_held_out
 from workers.registry import Registry
@@ -145,7 +143,7 @@ class Annotators:
         if shown:
             began = max(shown, key=lambda prediction: int(prediction["id"]))
             result = began["result"]
-        right = _iou(_drawn(result, truth.shape), truth) >= ACCEPTED_IOU
+        right = iou(_drawn(result, truth.shape), truth) >= ACCEPTED_IOU
         if not right:
             result = [_region(truth)]
         sent = {"result": result, "parent_prediction": began and began["id"], "lead_time": 8.0}
@@ -178,7 +176,7 @@ class DemoLoop:
         Returns:
             What it came to.
         """
-        signal.signal(signal.SIGTERM, _leave)
+        end_on_sigterm()
         self._home.mkdir(parents=True, exist_ok=True)
         folder = self._images or self._draw()
         samples = _enough(read_samples(folder), folder)
@@ -199,29 +197,13 @@ class DemoLoop:
             figures = self._figures(project, training, redrawn)
             if not once:
                 self._say("The loop is closed. Ctrl-C stops everything.")
-                while stage.server.process.poll() is None:
-                    stage.processes.mend()
-                    time.sleep(1)
+                stage.stay()
         return figures
 
     def _draw(self) -> Path:
-        folder = self._home / "shorthand"
-        if not (folder / EXPRESSIONS).exists():
-            partial = self._home / "shorthand.part"
-            program = Path(sysconfig.get_path("scripts")) / "rsrefseg"
-            # One scene in five is held out, whatever anybody wishes.
-            options = ["--count", str(5 * MEASURED), "--seed", str(SEED), "--names", "shorthand"]
-            with self._console.status(f"drawing {5 * MEASURED} scenes, spoken of in shorthand"):
-                done = subprocess.run(
-                    [str(program), "scenes", "--out", str(partial), *options],
-                    check=False,
-                    capture_output=True,
-                    text=True,
-                )
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-                raise StartFailed(f"the scenes could not be drawn: {last}")
-            partial.rename(folder)
+        folder, count = self._home / "shorthand", 5 * MEASURED  # One in five is held out, whatever anybody wishes.
+        with self._console.status(f"drawing {count} scenes, spoken of in shorthand"):
+            draw_scenes(folder, "--count", str(count), "--seed", str(SEED), "--names", "shorthand")
         return folder
 
     def _prelabel(self, stage: Stage, project: DemoProject) -> None:
@@ -238,8 +220,9 @@ class DemoLoop:
         # The held-out ones too: they say whether it was any use.
         chosen = [*taught[: max(1, min(TAUGHT, len(taught) - LEFT))], *measured]
         right = 0
-        with _bar(self._console) as (progress, bar):
-            progress.update(bar, description="correcting masks", total=len(chosen))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console) as progress:
+            bar = progress.add_task("correcting masks", total=len(chosen))
             for errand in chosen:
                 if errand.task_id not in done:
                     right += annotators.correct(errand)
@@ -327,13 +310,6 @@ def _enough(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     return [sample for sample in samples if sample in wanted]
 
 
-@contextmanager
-def _bar(console: Console) -> Iterator[tuple[Progress, TaskID]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        yield progress, progress.add_task("", total=None)
-
-
 def _drawn(result: Sequence[dict[str, Any]], size_hw: tuple[int, ...]) -> np.ndarray:
     mask = np.zeros(size_hw, bool)
     for region in result:
@@ -352,12 +328,3 @@ def _region(mask: np.ndarray) -> dict[str, Any]:
         "image_rotation": 0,
         "value": {"format": "rle", "rle": brush.encode(mask), "brushlabels": ["target"]},
     }
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    union = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / union) if union else 1.0
-
-
-def _leave(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt

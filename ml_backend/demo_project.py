@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sysconfig
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -84,6 +86,28 @@ def read_samples(folder: Path) -> list[Sample]:
     if not samples:
         raise StartFailed(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return samples
+
+
+def draw_scenes(folder: Path, *options: str) -> None:
+    """Draw scenes with their expressions and masks, unless they are there.
+
+    Args:
+        folder: Gets them, as a whole or not at all.
+        *options: Of `rsrefseg scenes`.
+
+    Raises:
+        StartFailed: If they cannot be drawn.
+    """
+    if (folder / EXPRESSIONS).exists():
+        return
+    partial = folder.with_name(f"{folder.name}.part")
+    program = Path(sysconfig.get_path("scripts")) / "rsrefseg"
+    command = [str(program), "scenes", "--out", str(partial), *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise StartFailed(f"the scenes could not be drawn: {last}")
+    partial.rename(folder)
 
 
 class DemoProject:

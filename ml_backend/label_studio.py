@@ -263,10 +263,9 @@ class LabelStudio:
         Returns:
             The tasks in the order of their ids, and how many there are from the first of them on.
         """
-        nobody = [_number(column, "equal", 0) for column in ("total_annotations", "cancelled_annotations")]
         hidden = [column for column in UNREAD_COLUMNS if column != "predictions_score"]
         with self._renaming_errors():
-            page = self._page(project_id, page_size, _number("id", "greater", after), *nobody, hidden=hidden)
+            page = self._page(project_id, page_size, _number("id", "greater", after), *UNANNOTATED, hidden=hidden)
             return PoolPage.model_validate_json(page)
 
     def with_number(self, project_id: int, field: str, page_size: int = PAGE) -> TaskPage:

@@ -201,6 +201,20 @@ class Drawing:
         return Shape(pixels, tuple(written), max(cost, len(value.get("points", ())) / self.rules.points_limit))
 
 
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    """Divide the pixels of both masks by those of either.
+
+    Args:
+        one: (h, w) bool.
+        other: The same shape.
+
+    Returns:
+        In [0, 1]; 1 where both are empty.
+    """
+    union = np.count_nonzero(one | other)
+    return float(np.count_nonzero(one & other) / union) if union else 1.0
+
+
 def _leave_out(drawings: list[Drawing], too_much: Callable[[], bool]) -> None:
     # The smallest first, but never the last of an expression.
     if not too_much():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sysconfig
 import time
@@ -147,6 +148,21 @@ class Stage:
                 url = f"http://127.0.0.1:{port}"
                 _wait_until_up(processes, url)
             yield cls(server, queue, processes, url)
+
+    def stay(self) -> None:
+        """Keep everything running for as long as Label Studio runs, or until Ctrl-C."""
+        while self.server.process.poll() is None:
+            self.processes.mend()
+            time.sleep(1)
+
+
+def end_on_sigterm() -> None:
+    """Take SIGTERM for Ctrl-C, so that what was started is stopped."""
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _wait_until_up(processes: Processes, url: str) -> None:
