@@ -33,7 +33,12 @@ demo-loop: setup
 	$(VENV)/bin/rsrefseg-backend demo-loop $(if $(ONCE),--once) $(if $(IMAGES),--images '$(IMAGES)')
 
 test: setup $(BACKEND_VENV)/.ready browser
+ifdef ONLY
 	$(VENV)/bin/python -m pytest $(ONLY)
+else
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/unit tests/contracts
+	$(VENV)/bin/python -m pytest tests/with_redis tests/with_label_studio
+endif
 
 bench: $(VENV)/.ready
 	$(foreach file,$(if $(ONLY),benchmarks/bench_$(ONLY).py,$(wildcard benchmarks/bench_*.py)),$(VENV)/bin/python $(file) &&) true
