@@ -182,6 +182,20 @@ def rollback(project_id: int, version: str | None, as_json: bool) -> None:
         click.echo(json.dumps(found.listed()) if as_json else said)
 
 
+@models.command()
+@_project
+@click.option("--keep", type=click.IntRange(1), default=5, show_default=True, help="How many, the newest, stay whole.")
+@_json
+def prune(project_id: int, keep: int, as_json: bool) -> None:
+    """Remove the weights of versions that never served; their scores stay in the list."""
+    with _models(project_id) as found:
+        pruned = found.prune(keep)
+        if as_json:
+            click.echo(json.dumps({"pruned": pruned}))
+        else:
+            click.echo(f"Removed the weights of {', '.join(pruned)}." if pruned else "There was nothing to remove.")
+
+
 @main.command()
 @click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
 @click.option("--wait", is_flag=True, help="Stay to the end; the exit code is 1 if it failed, 2 if it was refused.")

@@ -79,7 +79,8 @@ class Models:
                 _compared(verdict.held_out),
                 _compared(verdict.anchor),
                 ("passed: " if verdict.passed else "refused: ") + escape(verdict.reason),
-                _since(history, version.version, champion),
+                _since(history, version.version, champion)
+                or ("" if self._registry.has_weights(self._id, version.version) else "weights removed"),
             )
         return Group(table, *self._notices(champion))
 
@@ -139,6 +140,17 @@ class Models:
                     f"models promote --project {self._id} --version {wanted}` makes it the champion."
                 )
         return self._moved(move_alias(self._queue, self._registry, self._id, wanted, "rolled back"), wanted)
+
+    def prune(self, keep: int) -> list[str]:
+        """Remove the weights of versions that never served.
+
+        Args:
+            keep: How many of them are left as they are, the newest.
+
+        Returns:
+            The versions.
+        """
+        return self._registry.prune(self._id, keep)
 
     def _named(self, name: str) -> Version | None:
         return None if name == BASE else self._registry.get(self._id, name)

@@ -4,6 +4,7 @@ WorkersError
 ├── SettingsError       the operator's: the environment does not describe a way to run
 ├── RedisServerError    the operator's: the embedded Redis does not run
 ├── NoSuchVersion       the operator's: no model version of that name
+├── VersionPruned       the operator's: only the record of that version is left
 ├── NoSnapshot          the operator's: no corrections were collected yet
 ├── ImageRefused        the annotator's or the operator's, as it says: there will be no image
 └── Unavailable         wait and retry
@@ -47,6 +48,21 @@ class NoSuchVersion(WorkersError):
     def __init__(self, project_id: int, version: str | None) -> None:
         what = "nothing to roll back: its champion is the base" if version is None else f"no version {version!r}"
         super().__init__(f"Project {project_id} has {what}; `rsrefseg-backend models list` shows what there is.")
+
+
+class VersionPruned(WorkersError):
+    """Of a model version the weights were removed.
+
+    Args:
+        project_id: The project.
+        version: The name.
+    """
+
+    def __init__(self, project_id: int, version: str) -> None:
+        super().__init__(
+            f"The weights of {version} were removed by `rsrefseg-backend models prune`: `rsrefseg-backend retrain "
+            f"--project {project_id}` makes a new version."
+        )
 
 
 class NoSnapshot(WorkersError):

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from workers.contract import Wire
-from workers.errors import NoSuchVersion
+from workers.errors import NoSuchVersion, VersionPruned
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,9 @@ FOLDER = "models"
 """Below the data directory."""
 
 DESCRIPTION = "version.json"
+
+PRUNED = "weights-removed"
+"""An empty file beside the description, where nothing else is left."""
 
 Why = Literal["promoted", "forced", "rolled back"]
 """The gate let it pass; a person promoted it; a person took its successor back."""
@@ -238,9 +241,12 @@ class Registry:
 
         Returns:
             The move, which holds now.
+
+        Raises:
+            VersionPruned: If its weights were removed.
         """
-        if version is not None:
-            self.folder(project_id, version)
+        if version is not None and not self.has_weights(project_id, version):
+            raise VersionPruned(project_id, version)
         folder = self._history(project_id)
         folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -254,6 +260,39 @@ class Registry:
             )
             if appear(folder / f"{move.number:06d}.json", move.model_dump_json(indent=2) + "\n"):
                 return move
+
+    def has_weights(self, project_id: int, version: str) -> bool:
+        """Say whether a version could serve.
+
+        Args:
+            project_id: Its project.
+            version: Its name, which must be known.
+
+        Returns:
+            False where its record alone is left.
+        """
+        return not (self.folder(project_id, version) / PRUNED).exists()
+
+    def prune(self, project_id: int, keep: int) -> list[str]:
+        """Remove the weights of versions that never served; how they came to be stays known.
+
+        Args:
+            project_id: The project.
+            keep: How many of them are left as they are, the newest: somebody may yet promote one.
+
+        Returns:
+            The versions that have no weights any more, oldest first; not those that had none before.
+        """
+        served = {move.version for move in self.history(project_id)}
+        idle = [one.version for one in self.versions(project_id) if one.version not in served]
+        pruned = [version for version in idle[: max(0, len(idle) - keep)] if self.has_weights(project_id, version)]
+        for version in pruned:
+            folder = self.folder(project_id, version)
+            (folder / PRUNED).touch()  # First, so that what is half removed is not promoted.
+            for path in folder.iterdir():
+                if path.name not in {DESCRIPTION, PRUNED}:
+                    path.unlink()
+        return pruned
 
     def before(self, project_id: int) -> str | None:
         """Say what served a project before its champion did: where a rollback leads, and a second one further back.

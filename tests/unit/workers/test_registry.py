@@ -12,7 +12,7 @@ import pytest
 from tests.factories import make_version
 from workers import registry as registry_module
 from workers.alias import move_alias, tell_champion
-from workers.errors import NoSuchVersion
+from workers.errors import NoSuchVersion, VersionPruned
 from workers.registry import Registry
 
 
@@ -192,3 +192,20 @@ def test_two_who_add_the_same_version_at_once_leave_one_whole(
     registry.add(make_version("v1", corrections=2), files)
     assert registry.get(1, "v1").corrections == 1
     assert [path.name for path in registry.folder(1, "v1").parent.iterdir()] == ["v1"]
+
+
+def test_pruning_leaves_what_served_and_the_newest_whole_and_of_the_rest_the_record(three: Registry) -> None:
+    three.move(1, "v1", "promoted")
+    three.move(1, None, "rolled back")
+    assert three.prune(1, keep=5) == []
+    assert three.prune(1, keep=1) == ["v2"]
+    assert [three.has_weights(1, name) for name in ("v1", "v2", "v3")] == [True, False, True]
+    assert [version.version for version in three.versions(1)] == ["v1", "v2", "v3"]
+    assert three.prune(1, keep=1) == []
+
+
+def test_a_pruned_version_is_not_promoted_and_the_operator_is_told_what_to_do(three: Registry) -> None:
+    three.prune(1, keep=1)
+    with pytest.raises(VersionPruned, match=r"weights of v1 were removed .* retrain --project 1"):
+        three.move(1, "v1", "forced")
+    assert three.history(1) == []
