@@ -48,6 +48,18 @@ def web(host: str | None, port: int | None) -> None:
 
 
 @main.command()
+def alive() -> None:
+    """Exit with 0 if the web process of this host takes requests: for the checks of containers."""
+    from ml_backend.web_probe import WebProbe
+
+    with complaining(BackendError, WorkersError):
+        settings = Settings.load()
+        host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  # None is bound here.
+        WebProbe(f"http://{host}:{settings.port}", settings).health()
+    click.echo("It takes requests.")
+
+
+@main.command()
 def courier() -> None:
     """Bring finished masks to Label Studio, and fetch what annotators made of them, until Ctrl-C."""
     with complaining(BackendError, WorkersError):

@@ -71,6 +71,7 @@ def create_app(settings: Settings, queue: JobQueue) -> Flask:
     app.add_url_rule("/predict", view_func=routes.predict, methods=["POST"])
     app.add_url_rule("/webhook", view_func=routes.webhook, methods=["POST"])
     app.add_url_rule("/versions", view_func=routes.versions, methods=["GET"])
+    app.add_url_rule("/counts", view_func=routes.counts, methods=["GET"])
     app.register_error_handler(Unauthorised, _unauthorised)
     app.register_error_handler(BadRequest, _bad_request)
     app.register_error_handler(QueueFull, _queue_full)
@@ -206,6 +207,14 @@ class Routes:
             The versions, newest first.
         """
         return {"versions": self.queue.model_versions()}
+
+    def counts(self) -> dict[str, int]:
+        """Count the requests that are on their way, for whoever starts and ends workers by it.
+
+        Returns:
+            How many wait for a worker, are worked on, and wait for the courier, and how many failures are listed.
+        """
+        return self.queue.counts()
 
     def _check_event(self, sent: Webhook) -> None:
         header = request.headers.get("Authorization")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from rich.console import Console
 from workers import logs, progress
 from workers.complaint import USAGE, Complaint, complaining
 from workers.errors import WorkersError
+from workers.leased import is_of
 from workers.queue import GPU, INTERACTIVE, TRAIN, JobQueue
 from workers.settings import Settings
 from workers.simulated import SimulatedPredictor
@@ -161,6 +163,17 @@ def status(as_json: bool, once: bool) -> None:
                 click.echo(status_of(queue).model_dump_json())
             else:
                 watch(lambda: status_of(queue), Console(), once=once)
+
+
+@main.command()
+def alive() -> None:
+    """Exit with 0 if a worker, trainer or courier of this host takes jobs, else 1: for checks of containers."""
+    with complaining(WorkersError):
+        settings = Settings.load()
+        with JobQueue.open(settings) as queue:
+            names = [worker.name for worker in status_of(queue).workers if is_of(worker.name, socket.gethostname())]
+    click.echo(f"{', '.join(names)} takes jobs." if names else "Nothing on this host takes jobs.")
+    sys.exit(not names)
 
 
 if __name__ == "__main__":

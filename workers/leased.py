@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -194,6 +195,19 @@ class LeasedWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
             super().unsubscribe()
         except REDIS_ERRORS:
             self.pubsub_thread.stop()
+
+
+def is_of(name: str, host: str) -> bool:
+    """Say whether a process that takes jobs runs on a host.
+
+    Args:
+        name: Its name, as `LeasedWorker` makes it.
+        host: The host's name.
+
+    Returns:
+        Whether it does.
+    """
+    return re.fullmatch(rf"(courier-)?{re.escape(host)}-\d+-[0-9a-f]{{4}}", name) is not None
 
 
 def serve(make_worker: Callable[[], LeasedWorker], stop: Stop) -> None:

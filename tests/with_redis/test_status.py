@@ -15,6 +15,7 @@ from tests.with_redis.conftest import WorkerProcess, wait_for
 from workers.cli import main
 from workers.contract import Training
 from workers.failures import Failure
+from workers.leased import is_of
 from workers.queue import JobQueue
 from workers.status import Status, status_of, watch
 
@@ -44,6 +45,36 @@ def test_status_shows_what_waits_who_works_on_what_and_what_failed(
     table = CliRunner().invoke(main, ["status"]).output
     for shown in ("obedient@1", "busy", "Label Studio has no [image].", "the ship", "2 requests of project 1"):
         assert shown in table
+
+
+def test_alive_says_whether_this_host_takes_jobs(
+    queue: JobQueue, start_worker: Callable[[], WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", str(queue.settings.redis_url))
+    nobody = CliRunner().invoke(main, ["alive"])
+    assert (nobody.exit_code, nobody.output) == (1, "Nothing on this host takes jobs.\n")
+    start_worker()
+
+    def lives() -> bool:
+        return CliRunner().invoke(main, ["alive"]).exit_code == 0
+
+    wait_for(lives)
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    assert not lives()
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "it_is"),
+    [
+        ("gpu-3-17-0a1b", "gpu-3", True),
+        ("courier-gpu-3-17-0a1b", "gpu-3", True),
+        ("rack-gpu-3-17-0a1b", "gpu-3", False),
+        ("gpu-3-4-17-0a1b", "gpu-3", False),
+        ("gpuX3-17-0a1b", "gpu.3", False),
+    ],
+)
+def test_a_process_is_known_by_the_whole_name_of_its_host(name: str, host: str, it_is: bool) -> None:
+    assert is_of(name, host) == it_is
 
 
 def test_status_tells_how_fast_answers_come_and_go(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,12 @@ def test_setup_leaves_the_version_out_until_a_worker_announced_one(backstage: Ba
     assert backstage.client.get("/versions").get_json() == {"versions": ["tiny@2", "tiny@1"]}
 
 
+def test_counts_says_what_is_on_its_way(backstage: Backstage) -> None:
+    backstage.post("/predict", recorded("predict"))
+    counts = backstage.client.get("/counts").get_json()
+    assert counts == {"waiting": 2, "running": 0, "to_deliver": 0, "failed": 0}
+
+
 def test_a_project_with_a_champion_is_promised_it_and_asks_for_it(backstage: Backstage) -> None:
     backstage.queue.announce("tiny@1")
     sent = recorded("setup")

@@ -76,6 +76,17 @@ def test_it_takes_tasks_and_says_so_in_json_lines(web: WebProcess, queue: JobQue
     assert (taken["tasks"], taken["new"], taken["project_id"]) == (2, 2, 3)
 
 
+def test_alive_says_whether_it_takes_requests(web: WebProcess) -> None:
+    port = web.url.rpartition(":")[2]
+    ask = [sys.executable, "-m", "ml_backend.cli", "alive"]
+    assert subprocess.run(ask, env=os.environ | {"RSREFSEG_PORT": port}, check=False).returncode == 0
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        gone = str(silent.getsockname()[1])
+    done = subprocess.run(ask, env=os.environ | {"RSREFSEG_PORT": gone}, check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "rsrefseg-backend web" in done.stderr
+
+
 def annotated(tasks: range) -> Iterator[bytes]:
     """The body of a /predict as a stream: each task has been annotated, in 800 run lengths."""
     request = json.loads((RECORDED / "predict.json").read_text())

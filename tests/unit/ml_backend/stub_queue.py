@@ -65,6 +65,15 @@ class StubQueue:
         self.waiting[:] = [waiting for waiting in self.waiting if waiting.key != job.key]
         self.answers[:] = [answer for answer in self.answers if answer.job.key != job.key]
 
+    def counts(self) -> dict[str, int]:
+        self.ping()
+        return {
+            "waiting": len(self.waiting),
+            "running": 0,
+            "to_deliver": len(self.answers),
+            "failed": len(self._failures),
+        }
+
     def wait_until_settled(self, _project_id: int, keys: Sequence[str], timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while True:
