@@ -4,6 +4,7 @@
 #   make test [ONLY=path]             every test, real Redis, Label Studio and browser included
 #   make bench [ONLY=scaling]         measure speed, memory and what survives faults; kept in benchmarks/results
 #   make lint                         format, rules, types, walls
+#   make site                         the documentation, into site/; refuses links that lead nowhere
 #   make train-tiny [INSTANCES=dir]   train the shipped weights again, into OUT=run-tiny; hours, and resumable
 #   make setup                        only the environments
 # VENV=path puts the environment elsewhere; Label Studio's and the torch-free one stand beside it.
@@ -19,7 +20,7 @@ export LABEL_STUDIO_COMMAND = $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
 export BACKEND_PYTHON = $(abspath $(BACKEND_VENV)/bin/python)
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo demo-loop test bench lint train-tiny browser
+.PHONY: help setup demo demo-loop test bench lint site train-tiny browser
 
 help:
 	@sed -n '1,/^$$/s/^#   //p' Makefile
@@ -48,6 +49,9 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+site: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 train-tiny: $(VENV)/.ready
 	$(VENV)/bin/rsrefseg train-tiny --out '$(OUT)' $(if $(INSTANCES),--instances '$(INSTANCES)') --resume

@@ -89,6 +89,9 @@ def check(words: list[str], *, whole: bool = True) -> None:
     Raises:
         click.UsageError: If an option, an argument or a value is not one.
     """
+    inside = next((at for at, word in enumerate(words) if at and word in PROGRAMS), 0)
+    if words[0] in ("docker", "kubectl"):
+        words = words[inside:]  # what they are asked to execute in a container
     program, *arguments = words
     if program == "make":
         _check_make(arguments)

@@ -92,28 +92,33 @@ class WorkerProcess:
         self.process.send_signal(number)
 
 
+def launch_worker(settings: Settings, folder: Path, number: int = 0) -> WorkerProcess:
+    """A worker on the Redis of some settings that writes its log and diary into a folder."""
+    log = folder / f"worker{number}.log"
+    environ = {
+        "REDIS_URL": str(settings.redis_url),
+        "RSREFSEG_DATA": str(settings.data),
+        "LABEL_STUDIO_URL": settings.label_studio_url,
+        "LABEL_STUDIO_API_KEY": settings.label_studio_api_key.get_secret_value(),
+    }
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("RSREFSEG_", "REDIS_"))}
+    script = Path(__file__).with_name("worker_process.py")
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(folder / "diary")],
+            stderr=file,
+            env=keep | environ | {"OMP_NUM_THREADS": "1"},
+        )
+    return WorkerProcess(process, folder / "diary", log)
+
+
 @pytest.fixture
 def start_worker(settings: Settings, queue: JobQueue, tmp_path: Path) -> Iterator[Callable[[], WorkerProcess]]:
     started: list[WorkerProcess] = []
 
     def start() -> WorkerProcess:
-        log = tmp_path / f"worker{len(started)}.log"
-        environ = {
-            "REDIS_URL": str(settings.redis_url),
-            "RSREFSEG_DATA": str(settings.data),
-            "LABEL_STUDIO_URL": settings.label_studio_url,
-            "LABEL_STUDIO_API_KEY": settings.label_studio_api_key.get_secret_value(),
-        }
-        keep = {name: value for name, value in os.environ.items() if not name.startswith(("RSREFSEG_", "REDIS_"))}
-        script = Path(__file__).with_name("worker_process.py")
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, str(script), str(tmp_path / "diary")],
-                stderr=file,
-                env=keep | environ | {"OMP_NUM_THREADS": "1"},
-            )
-        started.append(WorkerProcess(process, tmp_path / "diary", log))
-        wait_for(lambda: "Listening on" in log.read_text())
+        started.append(launch_worker(settings, tmp_path, len(started)))
+        wait_for(lambda: "Listening on" in started[-1].log.read_text())
         return started[-1]
 
     yield start
