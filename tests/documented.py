@@ -89,9 +89,8 @@ def check(words: list[str], *, whole: bool = True) -> None:
     Raises:
         click.UsageError: If an option, an argument or a value is not one.
     """
-    inside = next((at for at, word in enumerate(words) if at and word in PROGRAMS), 0)
-    if words[0] in ("docker", "kubectl"):
-        words = words[inside:]  # what they are asked to execute in a container
+    if "exec" in words:  # what Docker or Kubernetes is asked to execute in a container
+        words = words[next(at for at in range(words.index("exec"), len(words)) if words[at] in PROGRAMS) :]
     program, *arguments = words
     if program == "make":
         _check_make(arguments)
