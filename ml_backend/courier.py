@@ -23,6 +23,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from ml_backend.errors import LabelStudioAway, LabelStudioRefused, RequestRefused, TaskBusy, TaskGone
 from ml_backend.label_studio import LabelStudio, Stored
 from ml_backend.translate import answer_to_prediction
+from workers import metrics
 from workers.contract import Answer, PredictJob
 from workers.errors import Move
 from workers.queue import Failure, JobQueue
@@ -111,7 +112,8 @@ class Courier:
             started = time.monotonic()
             prediction = answer_to_prediction(answer)
             try:
-                unsure = self._patiently(answer, prediction)
+                with metrics.timed("deliver"):
+                    unsure = self._patiently(answer, prediction)
             except (TaskGone, RequestRefused) as exc:
                 self._give_up(answer, "annotator", str(exc))
                 return None
@@ -120,6 +122,7 @@ class Courier:
             except (LabelStudioAway, LabelStudioRefused) as exc:
                 return self._later(answer, exc)
             self._queue.settle(job)
+            metrics.DELIVERED.labels("delivered").inc()
             facts = {"regions": len(prediction["result"]), "score": prediction["score"]}
             log.info("prediction delivered", extra={**facts, "seconds": round(time.monotonic() - started, 3)})
             return Retry(max=FOREVER, interval=self._patience.late_s) if unsure else None
@@ -223,10 +226,12 @@ class Courier:
         if _is_server_error(exc) and _rounds_of_errors() >= self._patience.rounds_of_errors:
             self._give_up(answer, "ours", f"{exc} It did so each time; its log says why.")
             return None
+        metrics.DELIVERED.labels("put_off").inc()
         log.error("delivery put off", extra={"reason": str(exc), "seconds": self._patience.later_s})
         return Retry(max=FOREVER, interval=self._patience.later_s)
 
     def _give_up(self, answer: Answer, move: Move, reason: str) -> None:
+        metrics.DELIVERED.labels("given_up").inc()
         log.error("prediction not delivered", extra={"move": move, "reason": reason})
         self._queue.record_failure(Failure.of(answer.job, "deliver", move, reason))
 

@@ -22,6 +22,7 @@ from ml_backend.label_config import LabelConfig, read_label_config
 from ml_backend.label_studio import LabelStudio, pages
 from ml_backend.options import Options
 from ml_backend.protocol import AnnotatedTask
+from workers import metrics
 from workers.changes import Changes
 from workers.corrections import Corrections
 from workers.queue import JobQueue
@@ -164,7 +165,9 @@ class Gatherer:
     def _write(self, project_id: int, task: AnnotatedTask, config: LabelConfig) -> bool:
         try:
             before = self._corrections.get(project_id, task.id)
-            self._corrections.put(task_to_corrections(task, project_id, config, before))
+            after = task_to_corrections(task, project_id, config, before)
+            self._corrections.put(after)
+            metrics.count_corrections(before, after)
         except Exception:
             # One task must not keep all others from being gathered; the next round tries it again.
             log.exception("task not gathered", extra={"project_id": project_id, "task_id": task.id})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from ml_backend import access
@@ -21,6 +22,7 @@ from ml_backend.label_config import LabelConfig, read_label_config
 from ml_backend.options import Options
 from ml_backend.protocol import START_TRAINING, Context, PredictRequest, SetupRequest, Task, Webhook, read_as
 from ml_backend.translate import answer_to_prediction, task_to_job
+from workers import metrics
 from workers.contract import Answer, PredictJob
 from workers.queue import Event, JobQueue, QueueFull, RedisAway
 from workers.settings import Settings
@@ -65,12 +67,15 @@ def create_app(settings: Settings, queue: JobQueue) -> Flask:
     routes = Routes(settings, queue)
     app = Flask("rsrefseg-backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
+    app.before_request(_begin)
     app.before_request(routes.check_caller)
+    app.after_request(_count)
     app.add_url_rule("/health", view_func=routes.health, methods=["GET"])
     app.add_url_rule("/setup", view_func=routes.setup, methods=["POST"])
     app.add_url_rule("/predict", view_func=routes.predict, methods=["POST"])
     app.add_url_rule("/webhook", view_func=routes.webhook, methods=["POST"])
     app.add_url_rule("/versions", view_func=routes.versions, methods=["GET"])
+    app.add_url_rule("/metrics", view_func=routes.metrics, methods=["GET"])
     app.add_url_rule("/counts", view_func=routes.counts, methods=["GET"])
     app.register_error_handler(Unauthorised, _unauthorised)
     app.register_error_handler(BadRequest, _bad_request)
@@ -216,6 +221,14 @@ class Routes:
         """
         return self.queue.counts()
 
+    def metrics(self) -> Response:
+        """Tell Prometheus what this process counts, and what Redis knows of the whole fleet.
+
+        Returns:
+            Its text format.
+        """
+        return Response(metrics.of_web(self.queue), content_type=metrics.TEXT)
+
     def _check_event(self, sent: Webhook) -> None:
         header = request.headers.get("Authorization")
         secured = bool(self.settings.basic_user)
@@ -246,6 +259,7 @@ class Routes:
             new += taken.new
             unaskable += taken.unaskable
         counts = {"tasks": len(tasks), "new": new, "unaskable": unaskable}
+        metrics.TAKEN.labels("opened" if opened else "many").inc(new)
         log.info("tasks taken", extra={"project_id": project_id, **counts})
         if opened and taken.jobs:
             self._wait_until_settled(taken.jobs[0])
@@ -273,7 +287,7 @@ class Routes:
             log.warning("nothing drawn", extra={"task_id": task.id, "reason": "too many people wait already"})
             return nothing
         try:
-            self.queue.submit([job], front=True)
+            metrics.TAKEN.labels("interactive").inc(self.queue.submit([job], front=True))
             reply = self.queue.wait_for_reply(job, self.settings.interactive_wait_s)
         finally:
             self._waiting.release()
@@ -290,6 +304,17 @@ class Routes:
             self.queue.remember_words(*where, gesture.expressions)
             return gesture
         return replace(gesture, expressions=self.queue.words(*where))
+
+
+def _begin() -> None:
+    g.began = time.perf_counter()
+
+
+def _count(response: Response) -> Response:
+    # What is no route of ours is one label, whatever somebody may ask for.
+    route = request.url_rule.rule if request.url_rule else "other"
+    metrics.HTTP_SECONDS.labels(route, str(response.status_code)).observe(time.perf_counter() - g.began)
+    return response
 
 
 def _say(status: int, reason: str, **facts: str) -> Response:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from workers import metrics
 from workers.contract import PredictJob
 from workers.images import ImageFetcher
 
@@ -87,7 +88,8 @@ class ImagesAhead:
 
     def _fetch(self, uri: str, task_id: int) -> _Image:
         started = time.monotonic()
-        return self._fetcher.fetch(uri, task_id), time.monotonic() - started
+        with metrics.timed("fetch"):
+            return self._fetcher.fetch(uri, task_id), time.monotonic() - started
 
 
 def _pixels(coming: Future[_Image]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from workers import logs, progress
+from workers import logs, metrics, progress
 from workers.complaint import USAGE, Complaint, complaining
 from workers.errors import WorkersError
 from workers.leased import is_of
@@ -84,7 +84,9 @@ def run(gpus: str | None, queue: str, simulate: float | None, line: int | None) 
     command = [sys.executable, "-m", "workers.cli", "run", "--queue", queue]
     command += [] if simulate is None else ["--simulate", str(simulate)]
     commands = [[*command, "--gpus", gpu] for gpu in chosen]
-    sys.exit(supervise(commands, settings.hung_s, settings.stop_s, hopeless=USAGE))
+    with complaining(WorkersError), metrics.shown_for_children(settings):
+        code = supervise(commands, settings.hung_s, settings.stop_s, hopeless=USAGE)
+    sys.exit(code)
 
 
 def _require_torch() -> None:

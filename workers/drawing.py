@@ -20,7 +20,7 @@ from structlog.contextvars import bound_contextvars
 from rsrefseg.errors import BadRequest
 from rsrefseg.pointing import Pointing
 from rsrefseg.second_look import is_uncertain
-from workers import progress
+from workers import metrics, progress
 from workers.bench import Bench, Model, Segmented
 from workers.contract import ASKS_LIMIT, Answer, Ask, Found, Pointed, PredictJob, Refusal, Rle
 from workers.errors import ImageAway, ImageRefused
@@ -112,7 +112,8 @@ def draw(bench: Bench, model: Model, images: Sequence[Fetched]) -> Iterator[Draw
     """
     started = time.monotonic()
     try:
-        with _on_time(bench):
+        metrics.BATCH_IMAGES.observe(sum(len(one.images) for one in images))
+        with _on_time(bench), metrics.timed("encode", busy=True):
             embeddings = iter(model.encode_all([image for one in images for image in one.images]))
     except Exception as exc:
         if len(images) == 1:
@@ -139,7 +140,7 @@ def _ask(
     vector = np.zeros(0, np.float16)
     if len(jobs) == 1 or sum(len(job.asks) for job in jobs) <= ASKS_LIMIT:
         try:
-            with _on_time(bench):
+            with _on_time(bench), metrics.timed("masks", busy=True):
                 vector = _vector(model, embeddings)
                 segments = _segments(model, embeddings, [ask for job in jobs for ask in job.asks])
         except Exception as exc:
@@ -183,7 +184,7 @@ def look_again(bench: Bench, model: Model, images: Sequence[np.ndarray], drawn: 
     bench.looks_left -= 1
     started = time.monotonic()
     try:
-        with _on_time(bench):
+        with _on_time(bench), metrics.timed("second_look", busy=True):
             again = model.look_again(images[number], [segments[place] for place in places])
     except Exception as exc:
         if _device_lost(exc):

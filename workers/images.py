@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rsrefseg.pictures import to_rgb
+from workers import metrics
 from workers.errors import ImageAway, ImageBroken, ImageRefused
 from workers.failures import shown
 from workers.image_cache import ImageCache, Kept, Validators
@@ -94,8 +95,10 @@ class ImageFetcher:
         """
         content = self._read(uri, task_id)
         try:
-            return decode(content, self._settings.image_pixels_limit)
+            with metrics.timed("decode"):
+                return decode(content, self._settings.image_pixels_limit)
         except ImageRefused as exc:
+            metrics.IMAGES.labels("refused").inc()
             raise ImageRefused(f"{shown(uri)} {exc}", exc.move) from exc
 
     def _read(self, uri: str, task_id: int) -> bytes:
@@ -152,12 +155,14 @@ class ImageFetcher:
                     if response.status_code == httpx.codes.NOT_MODIFIED and kept and asked_if_changed:
                         content = kept.content()
                         if content is not None:
+                            metrics.IMAGES.labels("unchanged").inc()
                             return content
                         kept = None  # The disk has lost it; ask once more, for all of it.
                         continue
                     if not response.has_redirect_location:
                         self._check_status(response, uri, at_home=at_home)
                         content = self._drain(response, uri, end)
+                        metrics.IMAGES.labels("read").inc()
                         validators = Validators.read(place, response.headers)
                         if (
                             response.status_code == httpx.codes.OK

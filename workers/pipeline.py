@@ -15,7 +15,7 @@ from itertools import islice
 from structlog.contextvars import bound_contextvars
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from workers import progress
+from workers import metrics, progress
 from workers.bench import Bench, Model
 from workers.contract import Chunk, PredictJob, Refusal
 from workers.drawing import Drawn, Fetched, draw, look_again, without_image
@@ -156,10 +156,12 @@ class Pipeline:
                 log.warning("refused", extra={"move": outcome.move, "reason": outcome.reason})
                 failure = Failure.of(job, "predict", outcome.move, outcome.reason)
                 self._bench.queue.record_failure(failure)
+                metrics.ANSWERED.labels(f"refused_{outcome.move}").inc()
             else:
                 answer = outcome.answer(model_version)
                 self._bench.queue.keep_sketch(job.project_id, job.task_id, outcome.sketch(answer))
                 self._bench.queue.deliver(answer)
+                metrics.ANSWERED.labels("interactive" if job.interactive else "answered").inc()
                 log.info("masks ready", extra={"masks": len(answer.found), "seconds": round(answer.seconds, 3)})
 
     def _catch_up(self, allowed: int) -> None:

@@ -29,7 +29,7 @@ from rsrefseg.errors import RSRefSegError
 from rsrefseg.gate import judge
 from rsrefseg.predictor import Predictor
 from rsrefseg.teaching import Course, calibrated, teach
-from workers import progress
+from workers import metrics, progress
 from workers.alias import move_alias
 from workers.collector import Collector
 from workers.contract import Training, TrainJob, Wire
@@ -278,6 +278,8 @@ class _Retraining:
 
     def _end(self, stage: Literal["promoted", "refused", "failed"], reason: str) -> None:
         self._say(stage=stage, reason=reason)
+        metrics.TRAININGS.labels(stage).inc()
+        metrics.TRAINING_SECONDS.set((datetime.now(UTC) - self._said.began_at).total_seconds())
         log.info("training ended", extra={"stage": stage, "reason": reason})
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -126,6 +126,11 @@ class Settings(BaseSettings):
     stop_s: Annotated[float, Field(gt=0)] = 60.0
     """How long workers may take to end the batch in hand after SIGTERM, in seconds; then they are killed."""
 
+    metrics_port: Annotated[int, Field(gt=0, lt=65536)] | None = None
+    """Where a courier, or the workers of one command together, show their metrics; without it nowhere."""
+    metrics_host: str = "127.0.0.1"
+    """The address that goes with RSREFSEG_METRICS_PORT; the web process has its own, /metrics."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least serious log line that is written."""
 

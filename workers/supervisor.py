@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from workers import metrics
 from workers.progress import BUSY, IDLE
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ class Child:
 
     def _bury(self, hopeless: int) -> None:
         self._line.close()
+        metrics.forget(self.process.pid)
         code, at = self.process.returncode, time.monotonic()
         lived = self._ready_at is not None and at - self._ready_at > LONGEST_PAUSE_S
         if lived or self._ended_jobs:

@@ -1,0 +1,117 @@
+"""Metrics as Prometheus fetches them: the fleet from the web process, and all workers of a command at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from ml_backend.web import create_app
+from tests.factories import make_job
+from tests.with_redis.conftest import wait_for
+from workers.queue import JobQueue
+from workers.redis_server import EmbeddedRedis
+from workers.settings import Settings
+
+
+def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(text: str, name: str, **labels: str) -> float | None:
+    return samples(text).get((name, frozenset(labels.items())))
+
+
+def test_the_web_process_tells_what_the_fleet_has_to_do(queue: JobQueue) -> None:
+    client = create_app(queue.settings, queue).test_client()
+    queue.submit([make_job(1), make_job(2)])
+    client.get("/health")
+    answer = client.get("/metrics")
+    assert answer.content_type.startswith("text/plain")
+    assert value(answer.text, "rsrefseg_redis_up") == 1
+    assert value(answer.text, "rsrefseg_queue_requests", state="waiting") == 2
+    assert value(answer.text, "rsrefseg_project_requests", project="1") == 2
+    counted = value(answer.text, "rsrefseg_http_request_seconds_count", route="/health", status="200")
+    assert counted is not None
+    assert counted >= 1
+
+
+def test_what_is_no_route_is_one_label(queue: JobQueue) -> None:
+    client = create_app(queue.settings, queue).test_client()
+    for path in ("/a", "/b", "/c"):
+        client.get(path)
+    text = client.get("/metrics").text
+    assert {dict(labels)["route"] for name, labels in samples(text) if name.endswith("request_seconds_count")} <= {
+        "other",
+        *(rule.rule for rule in create_app(queue.settings, queue).url_map.iter_rules()),
+    }
+
+
+def test_metrics_are_behind_the_password(queue: JobQueue) -> None:
+    locked = queue.settings.model_copy(update={"basic_user": "me", "basic_password": SecretStr("pw")})
+    client = create_app(locked, queue).test_client()
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/metrics", auth=("me", "pw")).status_code == 200
+
+
+def test_a_redis_that_is_away_is_a_number_and_no_error(tmp_path: Path) -> None:
+    with EmbeddedRedis.attach(tmp_path / "redis") as server:
+        settings = Settings(redis_url=server.url, data=tmp_path)
+        with JobQueue.open(settings) as queue:
+            client = create_app(settings, queue).test_client()
+            server.stop()
+            answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert value(answer.text, "rsrefseg_redis_up") == 0
+
+
+def test_all_workers_of_a_command_are_on_one_address(queue: JobQueue, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ours = {
+        "REDIS_URL": str(queue.settings.redis_url),
+        "RSREFSEG_DATA": str(tmp_path),
+        "RSREFSEG_METRICS_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "workers.cli", "run", "--simulate", "0.01", "--gpus", "0,1"]
+    worker = subprocess.Popen(command, env=os.environ | ours)
+    try:
+
+        def shown(name: str, **labels: str) -> float:
+            try:
+                text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=5).text
+            except httpx.TransportError:
+                return -1
+            return value(text, name, **labels) or 0
+
+        queue.submit([make_job(number) for number in range(1, 11)])
+        wait_for(lambda: shown("rsrefseg_requests_answered_total", outcome="answered") == 10)
+        assert shown("rsrefseg_stage_seconds_count", stage="masks") == 1, "they are about one image"
+        assert shown("rsrefseg_device_busy_seconds_total") > 0
+    finally:
+        worker.terminate()
+        assert worker.wait(timeout=30) == 0
+
+
+def test_a_port_that_is_taken_is_said_in_a_sentence(queue: JobQueue, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ours = {
+            "REDIS_URL": str(queue.settings.redis_url),
+            "RSREFSEG_DATA": str(tmp_path),
+            "RSREFSEG_METRICS_PORT": str(taken.getsockname()[1]),
+        }
+        command = [sys.executable, "-m", "workers.cli", "run", "--simulate", "0"]
+        done = subprocess.run(command, env=os.environ | ours, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "RSREFSEG_METRICS_PORT" in done.stderr
+    assert "Traceback" not in done.stderr
