@@ -73,6 +73,7 @@ HOW: dict[str, Here | By | NotRun] = {
     r"rsrefseg-backend prelabel": By("tests/with_redis/test_prelabel.py", '"prelabel"'),
     r"rsrefseg-backend retrain": By("tests/with_redis/test_retrain_command.py", '"retrain"'),
     r"rsrefseg-backend models": By("tests/with_redis/test_versions.py", '"models"'),
+    r"rsrefseg-backend dataset": By("tests/unit/ml_backend/test_dataset.py", '"dataset"'),
     r"rsrefseg-backend select": By("tests/with_label_studio/test_selection.py", "select"),
     r"rsrefseg-backend curve": By("tests/unit/ml_backend/test_curve.py", '"curve"'),
     r"cp \.env\.example|git pull": NotRun("it prepares what docker compose then reads"),
