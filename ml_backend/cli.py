@@ -105,6 +105,24 @@ def prelabel(project_id: int, limit: int | None, wait: bool, as_json: bool) -> N
 
 @main.command()
 @click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
+@click.option("--task", "task_ids", type=click.IntRange(1), multiple=True, help="This task alone; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def retry(project_id: int, task_ids: tuple[int, ...], as_json: bool) -> None:
+    """Ask again for what failed; `rsrefseg-worker status` lists it with its reasons."""
+    from ml_backend.again import ask_again
+    from ml_backend.label_studio import LabelStudio
+    from workers.queue import JobQueue
+
+    with complaining(BackendError, WorkersError):
+        settings = Settings.load()
+        with closing(LabelStudio.of(settings)) as label_studio, JobQueue.open(settings) as queue:
+            queue.ping()
+            asked = ask_again(queue, label_studio, project_id, task_ids or None)
+    click.echo(json.dumps(asked._asdict()) if as_json else str(asked))
+
+
+@main.command()
+@click.option("--project", "project_id", type=click.IntRange(1), required=True, help="The project's number.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--export",

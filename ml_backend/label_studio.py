@@ -24,7 +24,7 @@ from ml_backend.errors import (
     StartFailed,
     TaskGone,
 )
-from ml_backend.protocol import AnnotatedTask, ChangedPage, PoolPage, Task, TaskPage
+from ml_backend.protocol import AnnotatedTask, ChangedPage, ListedTask, PoolPage, Task, TaskPage
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -220,6 +220,20 @@ class LabelStudio:
         filters = [_number("id", "greater", after), *(UNANNOTATED if unannotated else ())]
         with self._renaming_errors():
             return TaskPage.model_validate_json(self._page(project_id, page_size, *filters))
+
+    def these(self, project_id: int, task_ids: Sequence[int]) -> Sequence[ListedTask]:
+        """Read some tasks of a project.
+
+        Args:
+            project_id: Their project.
+            task_ids: Which.
+
+        Returns:
+            Those of them that exist.
+        """
+        with self._renaming_errors():
+            page = self._page(project_id, len(task_ids), _number("id", "in_list", list(task_ids)))
+            return TaskPage.model_validate_json(page).tasks
 
     def untouched(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
         """Say which tasks nobody has begun to annotate.

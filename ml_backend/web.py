@@ -21,6 +21,7 @@ from ml_backend.intake import check_room, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
 from ml_backend.options import Options
 from ml_backend.protocol import START_TRAINING, Context, PredictRequest, SetupRequest, Task, Webhook, read_as
+from ml_backend.status_page import StatusPage
 from ml_backend.translate import answer_to_prediction, task_to_job
 from workers import metrics
 from workers.contract import Answer, PredictJob
@@ -77,6 +78,7 @@ def create_app(settings: Settings, queue: JobQueue) -> Flask:
     app.add_url_rule("/versions", view_func=routes.versions, methods=["GET"])
     app.add_url_rule("/metrics", view_func=routes.metrics, methods=["GET"])
     app.add_url_rule("/counts", view_func=routes.counts, methods=["GET"])
+    app.register_blueprint(StatusPage(settings, queue).routes())
     app.register_error_handler(Unauthorised, _unauthorised)
     app.register_error_handler(BadRequest, _bad_request)
     app.register_error_handler(QueueFull, _queue_full)

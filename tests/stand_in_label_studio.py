@@ -233,8 +233,9 @@ class StandInLabelStudio:
             these = [number for number in newer["value"] if number in self.tasks and self._fits(number, others)]
             return {"total": len(these), "tasks": [self._listed(number) for number in these]}
         if newer["operator"] == "in_list":
-            assert query["fields"] == ["all"]
-            return {"tasks": [self._whole(number) for number in newer["value"] if number in self.tasks]}
+            these = [number for number in newer["value"] if number in self.tasks]
+            listing = self._whole if query.get("fields") == ["all"] else self._listed
+            return {"total": len(these), "tasks": [listing(number) for number in these]}
         assert newer["operator"] == "greater"
         listed: Sequence[int] = self.tasks if isinstance(self.tasks, range) else sorted(self.tasks)
         if any(one["operator"] == "greater" for one in others):

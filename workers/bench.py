@@ -11,6 +11,7 @@ import numpy as np
 from workers.ahead import ImagesAhead
 from workers.leased import Stop
 from workers.queue import JobQueue
+from workers.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
     from rsrefseg.pointing import Pointing
@@ -72,6 +73,8 @@ class Bench:
     """How many images are encoded at once; less and less where memory is short."""
     looks_left: float = 0.0
     """How many answers may be looked at again; each answer brings its share."""
+    thumbnails: Thumbnails | None = None
+    """Where pictures of answers go, if anywhere."""
 
 
 _laid_out: Bench | None = None

@@ -10,8 +10,11 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import islice
 
+import numpy as np
 from structlog.contextvars import bound_contextvars
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_exponential
 
@@ -21,6 +24,8 @@ from workers.contract import Chunk, PredictJob, Refusal
 from workers.drawing import Drawn, Fetched, draw, look_again, without_image
 from workers.errors import ImageAway, JobStopped, RedisAway
 from workers.failures import Failure
+from workers.redis_client import REDIS_ERRORS
+from workers.thumbnails import Caption, draw_thumbnail, new_name
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +132,29 @@ class Pipeline:
         for outcome in draw(self._bench, model, fetched) if fetched else ():
             if isinstance(outcome, Drawn):
                 outcome = look_again(self._bench, model, images[outcome.job.key], outcome)
+                self._picture(images[outcome.job.key], outcome, model.version)
             yield outcome
+
+    def _picture(self, images: Sequence[np.ndarray], drawn: Drawn, model_version: str) -> None:
+        pictures = self._bench.thumbnails
+        if pictures is None or drawn.job.interactive or not pictures.due():
+            return
+        ask, segment = drawn.job.asks[0], drawn.segments[0]
+        pairs = zip(drawn.job.asks, drawn.segments, strict=True)
+        jpeg = draw_thumbnail(images[ask.image], [one.mask for other, one in pairs if other.image == ask.image])
+        caption = Caption(
+            name=new_name(),
+            project_id=drawn.job.project_id,
+            task_id=drawn.job.task_id,
+            expression=ask.expression,
+            label=ask.label,
+            score=segment.score,
+            found=bool(segment.mask.any()),
+            model_version=model_version,
+            at=datetime.now(UTC),
+        )
+        with suppress(*REDIS_ERRORS):  # A picture less is no reason to draw the masks again.
+            pictures.keep(caption, jpeg)
 
     def _fetched(self, jobs: tuple[PredictJob, ...]) -> Fetched | list[Refusal]:
         try:

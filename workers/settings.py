@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     """Most of a worker's answers that are asked again in mirrors and other words to know their worth; 0 for none."""
     predict_timeout_s: Annotated[int, Field(gt=0)] = 100
     """Longest that one step may take, in seconds: a batch of images, or the masks of one image."""
+    thumbnails: Annotated[int, Field(ge=0, le=200)] = 24
+    """How many of the last predictions the status page shows as small pictures, which are kept in Redis; 0 for none."""
     failure_days: Annotated[int, Field(gt=0)] = 7
     """How long a failure stays on the list, in days."""
 

@@ -32,6 +32,7 @@ from workers.leased import DEVICE, LeasedWorker, Pace, Stop
 from workers.queue import GPU, INTERACTIVE, JobQueue
 from workers.registry import Registry
 from workers.settings import Settings
+from workers.thumbnails import Thumbnails
 from workers.upkeep import bring_back
 
 if TYPE_CHECKING:
@@ -233,7 +234,9 @@ def serve(
     stop = Stop()
     settings = queue.settings
     champions = Champions(queue, Registry(settings.data), predictor, settings.versions_kept)
-    lay_out(Bench(queue, ImagesAhead(ImageFetcher(settings)), champions, stop, batch_images))
+    pictures = Thumbnails(queue.redis, settings.thumbnails)
+    images = ImagesAhead(ImageFetcher(settings))
+    lay_out(Bench(queue, images, champions, stop, batch_images, thumbnails=pictures))
     leased.serve(lambda: WarmWorker(queue, source, predictor.version, device, stop, pace or Pace()), stop)
 
 

@@ -1,0 +1,212 @@
+"""The page at `/`: what waits, who works, what failed, how the models came along, and what was drawn last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from ml_backend.errors import BackendError, BadRequest, Malformed
+from workers.failures import Failure
+from workers.queue import JobQueue, RedisAway
+from workers.registry import Registry, Version
+from workers.settings import Settings
+from workers.status import MOVES, Status, status_of
+from workers.thumbnails import Thumbnails
+
+SHOWN = 25
+"""Most failures, workers and projects on the page."""
+
+REFRESH_S = 10
+"""How often a browser asks again while something is under way, in seconds."""
+
+CHART = (320, 90)
+"""Width and height of a chart, in its own units."""
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A version on a chart."""
+
+    x: float
+    y: float
+    version: Version
+
+
+@dataclass(frozen=True)
+class ProjectModels:
+    """How the models of a project came along."""
+
+    project_id: int
+    champion: str | None
+    versions: Sequence[Version]
+    """Oldest first."""
+    points: Sequence[Point]
+    """Of the versions that were scored."""
+    lowest: float
+    highest: float
+
+    @property
+    def line(self) -> str:
+        """The points as SVG has them."""
+        return " ".join(f"{point.x:.1f},{point.y:.1f}" for point in self.points)
+
+
+class StatusPage:
+    """Builds the page and answers its buttons.
+
+    Args:
+        settings: For Label Studio's address and the data directory.
+        queue: Where all is read.
+    """
+
+    def __init__(self, settings: Settings, queue: JobQueue) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._registry = Registry(settings.data)
+
+    def routes(self) -> Blueprint:
+        """Name the routes.
+
+        Returns:
+            What the application registers.
+        """
+        page = Blueprint("status_page", __name__, template_folder="templates", static_folder=None)
+        page.add_url_rule("/", view_func=self.page, methods=["GET"])
+        page.add_url_rule("/style.css", view_func=self.style, methods=["GET"])
+        page.add_url_rule("/thumbnails/<string(length=32):name>.jpg", view_func=self.thumbnail, methods=["GET"])
+        page.add_url_rule("/retry", view_func=self.retry, methods=["POST"])
+        return page
+
+    def page(self) -> Response:
+        """Show how things are.
+
+        Returns:
+            HTML; with 503 while Redis is away.
+        """
+        said = request.args.get("said", "")[:300]
+        try:
+            status = status_of(self._queue)
+            captions = Thumbnails(self._queue.redis, self._settings.thumbnails).captions()
+        except RedisAway:
+            html = render_template("away.html", refresh_s=REFRESH_S)
+            return Response(html, 503, HEADERS | {"Retry-After": str(REFRESH_S)}, content_type="text/html")
+        html = render_template(
+            "status.html",
+            status=status,
+            busy=bool(status.waiting or status.running or status.to_deliver or _learning(status)),
+            refresh_s=REFRESH_S,
+            said=said,
+            now=datetime.now(UTC),
+            shown=SHOWN,
+            moves=MOVES,
+            failures=_by_project(status.failures[:SHOWN]),
+            projects=sorted(status.projects.items(), key=lambda item: -item[1]),
+            models=[self._models(project_id) for project_id in self._registry.projects()[:SHOWN]],
+            captions=captions,
+            chart=CHART,
+            label_studio=self._settings.label_studio_url,
+        )
+        return Response(html, 200, HEADERS, content_type="text/html")
+
+    def style(self) -> Response:
+        """Send the page's style.
+
+        Returns:
+            CSS.
+        """
+        css = render_template("style.css")
+        return Response(css, 200, HEADERS | {"Cache-Control": "max-age=300"}, content_type="text/css")
+
+    def thumbnail(self, name: str) -> Response:
+        """Send a picture of a prediction.
+
+        Args:
+            name: Which.
+
+        Returns:
+            A JPEG; 404 if it is gone.
+        """
+        jpeg = Thumbnails(self._queue.redis, self._settings.thumbnails).jpeg(name)
+        if jpeg is None:
+            return Response("", 404, HEADERS)
+        return Response(jpeg, 200, HEADERS | {"Cache-Control": "private, max-age=86400"}, content_type="image/jpeg")
+
+    def retry(self) -> AnyResponse:
+        """Ask again for what failed: of a project, or for one task.
+
+        Returns:
+            The way back to the page, which then says what became of it.
+
+        Raises:
+            BadRequest: If the form names no project, or another site sent it, or the labeling config cannot be used.
+        """
+        _check_site()
+        project_id = _number("project")
+        task_ids = [_number("task")] if "task" in request.form else None
+        # A second to import, for a button that is seldom pressed.
+        from ml_backend.again import ask_again
+        from ml_backend.label_studio import LabelStudio
+
+        try:
+            with closing(LabelStudio.of(self._settings)) as label_studio:
+                said = str(ask_again(self._queue, label_studio, project_id, task_ids))
+        except BadRequest:
+            raise
+        except BackendError as exc:
+            said = str(exc)
+        return redirect(url_for("status_page.page", said=said), 303)
+
+    def _models(self, project_id: int) -> ProjectModels:
+        versions = self._registry.versions(project_id)[-SHOWN:]
+        scored = [(one, one.verdict.held_out.after) for one in versions if one.verdict.held_out]
+        lowest, highest = (min(s for _, s in scored), max(s for _, s in scored)) if scored else (0.0, 0.0)
+        width, height = CHART
+        spread = max(highest - lowest, 1.0)
+        points = [
+            Point(
+                10 + (width - 20) * (number / max(1, len(scored) - 1)),
+                height - 12 - (height - 24) * ((score - lowest) / spread),
+                version,
+            )
+            for number, (version, score) in enumerate(scored)
+        ]
+        champion = self._registry.champion(project_id)
+        return ProjectModels(project_id, champion, versions[::-1], points, lowest, highest)
+
+
+def _check_site() -> None:
+    # A browser sends the password along with whatever another site makes it send, but says whose it is.
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site not in {None, "same-origin"} or (origin is not None and urlsplit(origin).netloc != request.host):
+        raise Malformed("This form was sent from another site; use the page's own button.", field="Origin")
+
+
+def _number(field: str) -> int:
+    said = request.form.get(field, "")
+    if not (said.isascii() and said.isdecimal() and len(said) < 16):
+        raise Malformed(f"{field} must be a number.", field=field)
+    return int(said)
+
+
+def _learning(status: Status) -> bool:
+    return any(one.stage in {"waiting", "collecting", "learning", "scoring"} for one in status.trainings)
+
+
+def _by_project(failures: Sequence[Failure]) -> list[tuple[int, list[Failure]]]:
+    ordered = sorted(failures, key=lambda failure: failure.project_id)
+    return [(project, list(some)) for project, some in groupby(ordered, key=lambda failure: failure.project_id)]
