@@ -19,6 +19,7 @@ from ml_backend.errors import BadRequest, Malformed, Unaskable, Unauthorised
 from ml_backend.gesture import Gesture, read_gesture
 from ml_backend.intake import check_room, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
+from ml_backend.openapi import openapi
 from ml_backend.options import Options
 from ml_backend.protocol import START_TRAINING, Context, PredictRequest, SetupRequest, Task, Webhook, read_as
 from ml_backend.status_page import StatusPage
@@ -78,6 +79,7 @@ def create_app(settings: Settings, queue: JobQueue) -> Flask:
     app.add_url_rule("/versions", view_func=routes.versions, methods=["GET"])
     app.add_url_rule("/metrics", view_func=routes.metrics, methods=["GET"])
     app.add_url_rule("/counts", view_func=routes.counts, methods=["GET"])
+    app.add_url_rule("/openapi.json", view_func=routes.openapi, methods=["GET"])
     app.register_blueprint(StatusPage(settings, queue).routes())
     app.register_error_handler(Unauthorised, _unauthorised)
     app.register_error_handler(BadRequest, _bad_request)
@@ -230,6 +232,14 @@ class Routes:
             Its text format.
         """
         return Response(metrics.of_web(self.queue), content_type=metrics.TEXT)
+
+    def openapi(self) -> dict[str, Any]:
+        """Describe all routes.
+
+        Returns:
+            An OpenAPI document.
+        """
+        return openapi()
 
     def _check_event(self, sent: Webhook) -> None:
         header = request.headers.get("Authorization")

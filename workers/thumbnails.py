@@ -13,6 +13,7 @@ from redis import Redis
 from rq.utils import as_text
 
 from workers.contract import Wire
+from workers.redis_client import renaming_redis_errors
 
 LONGEST = 256
 """Longest side of a picture, in pixels."""
@@ -90,6 +91,7 @@ class Thumbnails:
         if gone:
             self._redis.delete(*(_key(as_text(name)) for name in gone))
 
+    @renaming_redis_errors()
     def captions(self) -> list[Caption]:
         """List what there is.
 
@@ -103,6 +105,7 @@ class Thumbnails:
             texts = pipe.execute() if names else []
         return [Caption.model_validate_json(text) for text in texts if text]
 
+    @renaming_redis_errors()
     def jpeg(self, name: str) -> bytes | None:
         """Read a picture.
 
