@@ -108,14 +108,16 @@ class Courier:
             When to come again; None if this delivery is over, be it that its task is gone and a failure says so.
         """
         job = answer.job
-        with bound_contextvars(project_id=job.project_id, task_id=job.task_id, model_version=answer.model_version):
+        with bound_contextvars(
+            job_id=job.key, project_id=job.project_id, task_id=job.task_id, model_version=answer.model_version
+        ):
             started = time.monotonic()
             prediction = answer_to_prediction(answer)
             try:
                 with metrics.timed("deliver"):
                     unsure = self._patiently(answer, prediction)
             except (TaskGone, RequestRefused) as exc:
-                self._give_up(answer, "annotator", str(exc))
+                self._give_up(answer, "annotator", str(exc), "task_gone" if isinstance(exc, TaskGone) else "refused")
                 return None
             except TaskBusy:
                 return Retry(max=FOREVER, interval=self._patience.busy_s)
@@ -224,13 +226,14 @@ class Courier:
         if self.leaving:
             return Retry(max=FOREVER, enqueue_at_front=True)
         if _is_server_error(exc) and _rounds_of_errors() >= self._patience.rounds_of_errors:
-            self._give_up(answer, "ours", f"{exc} It did so each time; its log says why.")
+            self._give_up(answer, "ours", f"{exc} It did so each time; its log says why.", "label_studio_broken")
             return None
         metrics.DELIVERED.labels("put_off").inc()
         log.error("delivery put off", extra={"reason": str(exc), "seconds": self._patience.later_s})
         return Retry(max=FOREVER, interval=self._patience.later_s)
 
-    def _give_up(self, answer: Answer, move: Move, reason: str) -> None:
+    def _give_up(self, answer: Answer, move: Move, reason: str, cause: str) -> None:
+        metrics.FAILURES.labels("deliver", move, cause).inc()
         metrics.DELIVERED.labels("given_up").inc()
         log.error("prediction not delivered", extra={"move": move, "reason": reason})
         self._queue.record_failure(Failure.of(answer.job, "deliver", move, reason))

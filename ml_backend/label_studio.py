@@ -25,6 +25,7 @@ from ml_backend.errors import (
     TaskGone,
 )
 from ml_backend.protocol import AnnotatedTask, ChangedPage, ListedTask, PoolPage, Task, TaskPage
+from workers import metrics
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class LabelStudio:
         with self._renaming_errors():
             # No retries here: a create that is sent twice is stored twice. Waiting is the courier's business.
             self._client = Client(base_url=url, api_key=api_key, timeout=timeout_s, max_retries=0)
+            self._client._client_wrapper.httpx_client.httpx_client.event_hooks["response"].append(_count)
 
     @classmethod
     def of(cls, settings: Settings, timeout_s: float = TIMEOUT_S) -> Self:
@@ -426,8 +428,10 @@ class LabelStudio:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.InvalidURL) as exc:
+            metrics.LABEL_STUDIO_CALLS.labels("any", "unreachable").inc()
             raise LabelStudioAway(f"Label Studio cannot be reached at {self.url}.", arrived=False) from exc
         except httpx.HTTPError as exc:
+            metrics.LABEL_STUDIO_CALLS.labels("any", "no answer").inc()
             raise LabelStudioAway(f"Label Studio at {self.url} did not answer: {type(exc).__name__}.") from exc
         except ApiError as exc:
             raise self._renamed(exc, task_id) from exc
@@ -459,6 +463,10 @@ class LabelStudio:
                 return TaskGone(f"Task {task_id} is no longer in Label Studio.")
             return RequestRefused(f"Label Studio refused it ({status}): {said}")
         return LabelStudioRefused(f"Label Studio at {self.url} answered {status}: {said}")
+
+
+def _count(response: httpx.Response) -> None:
+    metrics.LABEL_STUDIO_CALLS.labels(response.request.method, str(response.status_code)).inc()
 
 
 def _parsed(body: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class ImagesAhead:
             if uri not in self._coming:
                 if sum(map(_pixels, self._coming.values())) > AHEAD_PIXELS:
                     return False
-                self._coming[uri] = self._threads.submit(self._fetch, uri, job.task_id)
+                self._coming[uri] = self._threads.submit(copy_context().run, self._fetch, uri, job.task_id)
         return True
 
     def is_there(self, job: PredictJob) -> bool:
@@ -73,7 +74,10 @@ class ImagesAhead:
         """
         until = time.monotonic() + timeout_s
         coming = {uri: self._coming.pop(uri, None) for uri in set(job.image_uris)}
-        begun = {uri: one or self._threads.submit(self._fetch, uri, job.task_id) for uri, one in coming.items()}
+        begun = {
+            uri: one or self._threads.submit(copy_context().run, self._fetch, uri, job.task_id)
+            for uri, one in coming.items()
+        }
         images = [begun[uri].result(max(0.0, until - time.monotonic())) for uri in job.image_uris]
         return tuple(image for image, _ in images), sum(seconds for _, seconds in images)
 

@@ -23,7 +23,7 @@ from rsrefseg.second_look import is_uncertain
 from workers import metrics, progress
 from workers.bench import Bench, Model, Segmented
 from workers.contract import ASKS_LIMIT, Answer, Ask, Found, Pointed, PredictJob, Refusal, Rle
-from workers.errors import ImageAway, ImageRefused
+from workers.errors import ImageAway, ImageRefused, Move
 from workers.notices import Sketch
 
 log = logging.getLogger(__name__)
@@ -239,12 +239,17 @@ def _refusal(job: PredictJob, exc: Exception) -> Refusal:
     if _device_lost(exc):
         _end(exc)
     if isinstance(exc, BadRequest):
-        return Refusal(job=job, move="annotator", reason=f"{exc}.")
+        return _no(job, "annotator", f"{exc}.", "words_refused")
     if isinstance(exc, JobTimeoutException):
-        return Refusal(job=job, move="ours", reason=TOO_LONG)
+        return _no(job, "ours", TOO_LONG, "too_long")
     if _no_memory(exc):
-        return Refusal(job=job, move="ours", reason=NO_MEMORY)
+        return _no(job, "ours", NO_MEMORY, "no_memory")
     return _broken(job)
+
+
+def _no(job: PredictJob, move: Move, reason: str, cause: str) -> Refusal:
+    metrics.FAILURES.labels("predict", move, cause).inc()
+    return Refusal(job=job, move=move, reason=reason)
 
 
 def _end(exc: Exception) -> NoReturn:
@@ -263,11 +268,11 @@ def without_image(job: PredictJob, exc: Exception) -> Refusal:
         The refusal.
     """
     if isinstance(exc, ImageRefused):
-        return Refusal(job=job, move=exc.move, reason=str(exc))
+        return _no(job, exc.move, str(exc), "image_refused")
     if isinstance(exc, ImageAway):
-        return Refusal(job=job, move="wait", reason=str(exc))
+        return _no(job, "wait", str(exc), "image_away")
     if isinstance(exc, TimeoutError):
-        return Refusal(job=job, move="ours", reason=TOO_LONG)
+        return _no(job, "ours", TOO_LONG, "too_long")
     return _broken(job)
 
 
@@ -276,7 +281,7 @@ def _broken(job: PredictJob) -> Refusal:
     error_id = uuid.uuid4().hex[:8]
     with bound_contextvars(project_id=job.project_id, task_id=job.task_id):
         log.exception("prediction broke", extra={"error_id": error_id})
-    return Refusal(job=job, move="ours", reason=f"Something of ours broke; the log names it {error_id}.")
+    return _no(job, "ours", f"Something of ours broke; the log names it {error_id}.", "broken")
 
 
 def _device_lost(exc: Exception) -> bool:

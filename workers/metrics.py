@@ -65,6 +65,17 @@ KEPT_IOU = Histogram(
 TRAININGS = Counter("rsrefseg_trainings", "Trainings that ended.", ["outcome"])
 TRAINING_SECONDS = Gauge("rsrefseg_training_seconds", "What the last training took.", multiprocess_mode="max")
 
+FAILURES = Counter("rsrefseg_failures", "Requests that failed for good.", ["stage", "move", "cause"])
+EMBEDDINGS = Counter("rsrefseg_embedding_cache", "Images asked of the cache of features.", ["result"])
+DEVICE_MEMORY = Gauge(
+    "rsrefseg_device_memory_bytes",
+    "Memory of the device that a worker holds; on a CPU that of the process.",
+    multiprocess_mode="liveall",
+)
+LABEL_STUDIO_CALLS = Counter("rsrefseg_label_studio_calls", "Calls of Label Studio's API.", ["method", "status"])
+DEATHS = Counter("rsrefseg_worker_deaths", "Processes of a worker or trainer that died.", ["exit_code"], registry=None)
+"""Counted by the supervisor alone, in its own memory."""
+
 
 class Fleet(Collector):
     """What Redis knows of the whole fleet, read when somebody asks; one process shows it, the web process.
@@ -217,6 +228,7 @@ def shown_for_children(settings: Settings) -> Iterator[None]:
     try:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, folder)
+        registry.register(DEATHS)
         show(settings, registry)
         os.environ[SHARED] = folder  # The children's; ours was read when prometheus_client was imported.
         yield
@@ -225,12 +237,14 @@ def shown_for_children(settings: Settings) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def forget(pid: int) -> None:
+def forget(pid: int, exit_code: int) -> None:
     """Count a process that is gone no longer among the living.
 
     Args:
         pid: Which.
+        exit_code: How it ended.
     """
+    DEATHS.labels(str(exit_code)).inc()
     if SHARED in os.environ:
         mark_process_dead(pid)
 

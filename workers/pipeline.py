@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -75,7 +76,9 @@ class Pipeline:
             try:
                 while self._left and not self._bench.stop.asked and time.monotonic() < until:
                     for outcome in self._drawn(model, self._next_batch()):
-                        self._behind.append(messenger.submit(self._hand_over, outcome, model.version))
+                        self._behind.append(
+                            messenger.submit(copy_context().run, self._hand_over, outcome, model.version)
+                        )
                     self._catch_up(2 * self._bench.batch_images)
             except JobStopped:
                 self._put_back_rest()
@@ -178,7 +181,9 @@ class Pipeline:
     )
     def _hand_over(self, outcome: Drawn | Refusal, model_version: str) -> None:
         job = outcome.job
-        with bound_contextvars(job_id=job.key, project_id=job.project_id, task_id=job.task_id):
+        with bound_contextvars(
+            job_id=job.key, project_id=job.project_id, task_id=job.task_id, model_version=model_version
+        ):
             if isinstance(outcome, Refusal):
                 log.warning("refused", extra={"move": outcome.move, "reason": outcome.reason})
                 failure = Failure.of(job, "predict", outcome.move, outcome.reason)

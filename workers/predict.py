@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 
 from rq import get_current_job
+from rq.job import Job
+from rq.utils import now
 from structlog.contextvars import bound_contextvars
 
+from workers import metrics
 from workers.bench import Model, at_hand
 from workers.contract import Chunk, PredictJob, Refusal
 from workers.drawing import Drawn, Fetched, draw, without_image
@@ -30,7 +33,8 @@ def work(chunk_json: str) -> None:
         raise RuntimeError("a chunk is worked on where RQ runs its job, by `rsrefseg-worker run`")
     chunk = Chunk.model_validate_json(chunk_json)
     died = (job.retries_left or 0) < WORKER_DEATHS
-    with bound_contextvars(chunk=job.id, project_id=chunk.project_id):
+    _time_wait(job)
+    with bound_contextvars(job_id=job.id, project_id=chunk.project_id):
         Pipeline(at_hand(), chunk, job.id, died=died).run()
 
 
@@ -44,14 +48,22 @@ def reply(job_json: str) -> str:
         An `Answer` or a `Refusal`, as JSON.
     """
     job = PredictJob.model_validate_json(job_json)
+    if rq_job := get_current_job():
+        _time_wait(rq_job)
     with bound_contextvars(job_id=job.key, project_id=job.project_id, task_id=job.task_id):
         model = at_hand().models.of(job.project_id)
         outcome = _drawn(model, job)
         if isinstance(outcome, Refusal):
             log.warning("refused", extra={"move": outcome.move, "reason": outcome.reason})
             return outcome.model_dump_json()
+        metrics.ANSWERED.labels("interactive").inc()
         log.info("masks ready", extra={"masks": len(outcome.segments), "seconds": round(outcome.seconds, 3)})
         return outcome.answer(model.version).model_dump_json()
+
+
+def _time_wait(job: Job) -> None:
+    if job.enqueued_at:
+        metrics.STAGE_SECONDS.labels("queue").observe(max(0.0, (now() - job.enqueued_at).total_seconds()))
 
 
 def _drawn(model: Model, job: PredictJob) -> Drawn | Refusal:

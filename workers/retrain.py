@@ -81,7 +81,7 @@ def retrain(job_json: str) -> None:
     if job is None:
         raise RuntimeError("a training runs where RQ runs its job, by `rsrefseg-worker run --queue train`")
     asked = TrainJob.model_validate_json(job_json)
-    with bound_contextvars(project_id=asked.project_id):
+    with bound_contextvars(job_id=job.id, project_id=asked.project_id):
         try:
             _Retraining(at_hand(), asked, job).run()
         except Interrupted:

@@ -136,7 +136,7 @@ class Child:
 
     def _bury(self, hopeless: int) -> None:
         self._line.close()
-        metrics.forget(self.process.pid)
+        metrics.forget(self.process.pid, self.process.returncode)
         code, at = self.process.returncode, time.monotonic()
         lived = self._ready_at is not None and at - self._ready_at > LONGEST_PAUSE_S
         if lived or self._ended_jobs:

@@ -26,6 +26,7 @@ from workers import desk, leased
 from workers.ahead import ImagesAhead
 from workers.bench import Bench, Model, lay_out
 from workers.champions import Champions
+from workers.device_use import DeviceUse
 from workers.errors import Interrupted, JobStopped, RedisAway
 from workers.images import ImageFetcher
 from workers.leased import DEVICE, LeasedWorker, Pace, Stop
@@ -136,12 +137,39 @@ class WarmWorker(DeviceWorker):
         device: What the model runs on, for people.
         stop: Set when somebody asks the process to end.
         pace: How soon the death of a worker is noticed.
+        use: What the model takes.
     """
 
-    def __init__(self, queue: JobQueue, source: Queue, model_version: str, device: str, stop: Stop, pace: Pace) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        source: Queue,
+        model_version: str,
+        device: str,
+        stop: Stop,
+        pace: Pace,
+        use: DeviceUse,
+    ) -> None:
         super().__init__(source, device, stop, pace)
         self._queue = queue
         self._model_version = model_version
+        self._use = use
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Run one job, and note what the model holds after it.
+
+        Args:
+            job: The job.
+            queue: Where it was.
+            execution: This run of it.
+
+        Returns:
+            Whether it succeeded.
+        """
+        try:
+            return super().perform_job(job, queue, execution)
+        finally:
+            self._use.note()
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
@@ -237,7 +265,9 @@ def serve(
     pictures = Thumbnails(queue.redis, settings.thumbnails)
     images = ImagesAhead(ImageFetcher(settings))
     lay_out(Bench(queue, images, champions, stop, batch_images, thumbnails=pictures))
-    leased.serve(lambda: WarmWorker(queue, source, predictor.version, device, stop, pace or Pace()), stop)
+    use = DeviceUse(predictor)
+    use.note()
+    leased.serve(lambda: WarmWorker(queue, source, predictor.version, device, stop, pace or Pace(), use), stop)
 
 
 def serve_training(

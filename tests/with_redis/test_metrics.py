@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -84,7 +86,9 @@ def test_all_workers_of_a_command_are_on_one_address(queue: JobQueue, tmp_path: 
         "RSREFSEG_METRICS_PORT": str(port),
     }
     command = [sys.executable, "-m", "workers.cli", "run", "--simulate", "0.01", "--gpus", "0,1"]
-    worker = subprocess.Popen(command, env=os.environ | ours)
+    diary = tmp_path / "worker.log"
+    with diary.open("wb") as log:
+        worker = subprocess.Popen(command, env=os.environ | ours, stderr=log)
     try:
 
         def shown(name: str, **labels: str) -> float:
@@ -98,9 +102,20 @@ def test_all_workers_of_a_command_are_on_one_address(queue: JobQueue, tmp_path: 
         wait_for(lambda: shown("rsrefseg_requests_answered_total", outcome="answered") == 10)
         assert shown("rsrefseg_stage_seconds_count", stage="masks") == 1, "they are about one image"
         assert shown("rsrefseg_device_busy_seconds_total") > 0
+        assert shown("rsrefseg_stage_seconds_count", stage="queue") >= 1
+        held = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=5).text
+        assert sum(value for (name, _), value in samples(held).items() if name == "rsrefseg_device_memory_bytes") > 1e6
+        for child in Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        wait_for(lambda: shown("rsrefseg_worker_deaths_total", exit_code="-9") == 2)
+        assert shown("rsrefseg_requests_answered_total", outcome="answered") == 10, "what the dead counted is kept"
     finally:
         worker.terminate()
         assert worker.wait(timeout=30) == 0
+    ready = [line for line in map(json.loads, diary.read_text().splitlines()) if line["event"] == "masks ready"]
+    assert len({line["job_id"] for line in ready}) == 10
+    for line in ready:
+        assert line.keys() >= {"project_id", "task_id", "model_version"}
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence(queue: JobQueue, tmp_path: Path) -> None:
