@@ -38,7 +38,7 @@ RUN pip --python /opt/rsrefseg install --no-cache-dir --no-compile -c requiremen
 FROM build AS build-worker
 ARG TORCH_INDEX=
 RUN pip --python /opt/rsrefseg install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
-        -c requirements/constraints.txt '.[worker,traces]'
+        -c requirements/constraints.txt '.[worker]'
 
 FROM python AS runtime
 RUN useradd --uid 10001 --create-home --home-dir /home/rsrefseg rsrefseg \

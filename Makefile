@@ -4,6 +4,7 @@
 #   make test [ONLY=path]             every test, real Redis, Label Studio and browser included
 #   make bench [ONLY=scaling]         measure speed, memory and what survives faults; kept in benchmarks/results
 #   make lint                         format, rules, types, walls
+#   make audit [MUST=1]              ask whether a pin has a known vulnerability; MUST=1 fails where nobody can be asked
 #   make site                         the documentation, into site/; refuses links that lead nowhere
 #   make train-tiny [INSTANCES=dir]   train the shipped weights again, into OUT=run-tiny; hours, and resumable
 #   make setup                        only the environments
@@ -20,7 +21,7 @@ export LABEL_STUDIO_COMMAND = $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
 export BACKEND_PYTHON = $(abspath $(BACKEND_VENV)/bin/python)
 
 .DEFAULT_GOAL = help
-.PHONY: help setup demo demo-loop test bench lint site train-tiny browser
+.PHONY: audit help setup demo demo-loop test bench lint site train-tiny browser
 
 help:
 	@sed -n '1,/^$$/s/^#   //p' Makefile
@@ -52,6 +53,9 @@ lint: $(VENV)/.ready
 
 site: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+
+audit: $(VENV)/.ready
+	$(VENV)/bin/python .ci/audit.py $(if $(MUST),--must)
 
 train-tiny: $(VENV)/.ready
 	$(VENV)/bin/rsrefseg train-tiny --out '$(OUT)' $(if $(INSTANCES),--instances '$(INSTANCES)') --resume

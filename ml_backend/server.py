@@ -70,7 +70,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         Returns:
             The application.
         """
-        return create_app(self._settings, self._queue)
+        return create_app(self._settings, self._queue, self._queue.redis.connection_pool)
 
 
 def serve(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
+from redis import ConnectionPool
 from werkzeug.exceptions import HTTPException
 
 from ml_backend import access
@@ -19,6 +20,7 @@ from ml_backend.errors import BadRequest, Malformed, Unaskable, Unauthorised
 from ml_backend.gesture import Gesture, read_gesture
 from ml_backend.intake import check_room, take_in
 from ml_backend.label_config import LabelConfig, read_label_config
+from ml_backend.limits import limit
 from ml_backend.openapi import openapi
 from ml_backend.options import Options
 from ml_backend.protocol import START_TRAINING, Context, PredictRequest, SetupRequest, Task, Webhook, read_as
@@ -56,12 +58,13 @@ KEPT_EVENTS = frozenset({
 """The webhooks that later work wants to know of."""
 
 
-def create_app(settings: Settings, queue: JobQueue) -> Flask:
+def create_app(settings: Settings, queue: JobQueue, counted_in: ConnectionPool | None = None) -> Flask:
     """Build the web application.
 
     Args:
         settings: How long people may wait.
         queue: Where requests go.
+        counted_in: Connections to the Redis that counts who asks how often; without them nobody is limited.
 
     Returns:
         The WSGI application.
@@ -70,6 +73,8 @@ def create_app(settings: Settings, queue: JobQueue) -> Flask:
     app = Flask("rsrefseg-backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.before_request(_begin)
+    if counted_in is not None:
+        limit(app, settings, counted_in)
     app.before_request(routes.check_caller)
     app.after_request(_count)
     app.add_url_rule("/health", view_func=routes.health, methods=["GET"])

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     """The password that goes with RSREFSEG_BASIC_USER; Label Studio is told both where the model is connected."""
     public_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = None
     """Where Label Studio finds the web process, if that is not where it listens: http://backend.internal:9090."""
+    rate_limit: Annotated[int, Field(ge=0)] = 500
+    """Most requests a second of one address, which is Label Studio's for all annotators; 0 for no limit."""
+    guess_limit: Annotated[int, Field(ge=0)] = 30
+    """Most wrong passwords a minute of one address, for each route; 0 for no limit."""
     web_threads: Annotated[int, Field(gt=0)] = 16
     """How many requests the web process answers at once."""
     open_wait_s: Annotated[float, Field(ge=0)] = 5.0
