@@ -71,10 +71,14 @@ class Pipeline:
             return
         model = self._bench.models.of(self._chunk.project_id)  # Once: what moves meanwhile is for the next chunk.
         until = time.monotonic() + self._bench.queue.settings.chunk_s
+        begun = False
         self._bench.images.keep_only([uri for jobs in self._left for uri in jobs[0].image_uris])
         with ThreadPoolExecutor(1, thread_name_prefix="messenger") as messenger:
             try:
                 while self._left and not self._bench.stop.asked and time.monotonic() < until:
+                    if begun and self._bench.queue.somebody_waits():
+                        break  # What is left comes again, behind the person.
+                    begun = True
                     for outcome in self._drawn(model, self._next_batch()):
                         self._behind.append(
                             messenger.submit(copy_context().run, self._hand_over, outcome, model.version)

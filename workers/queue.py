@@ -27,7 +27,7 @@ from rq.exceptions import AbandonedJobError
 from rq.job import Job, JobStatus
 from rq.registry import ScheduledJobRegistry
 from rq.results import Result
-from rq.utils import now
+from rq.utils import as_text, now
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from workers.contract import Answer, Chunk, PredictJob, Refusal, Reply, Training, TrainJob
@@ -61,6 +61,9 @@ GPU = "gpu"
 
 INTERACTIVE = "interactive"
 """The queue of those who wait in the editor, once a worker serves it; until then they go to the front of `GPU`."""
+
+REPLY = "reply-"
+"""What the names of jobs that a person waits for begin with."""
 
 TRAIN = "train"
 """The queue of jobs that train; a worker for them holds no model, so that all of its device is theirs."""
@@ -209,6 +212,16 @@ class JobQueue(NoticeBoard):
     def feed(self) -> None:
         """Let chunks that wait in their projects' lines go to the workers; any worker that is about to look does it."""
         self._lines.feed()
+
+    @renaming_redis_errors()
+    def somebody_waits(self) -> bool:
+        """Say whether a person's request is the next job that a GPU worker would take.
+
+        Returns:
+            Whether it is.
+        """
+        first = self.redis.lindex(self.gpu.key, 0)
+        return first is not None and as_text(first).startswith(REPLY)
 
     @renaming_redis_errors()
     def still_held(self, chunk: Chunk, chunk_id: str) -> list[PredictJob]:
@@ -604,7 +617,7 @@ def _chunks_of(jobs: Iterable[PredictJob]) -> Iterator[Chunk]:
 
 
 def _reply_id(key: str) -> str:
-    return f"reply-{key}"
+    return f"{REPLY}{key}"
 
 
 def _train_id(project_id: int) -> str:

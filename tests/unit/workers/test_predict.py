@@ -48,6 +48,7 @@ class Room:
         self.failures: list[Failure] = []
         self.back: list[tuple[list[int], str, int]] = []
         """The tasks that were put back, where to, and how often their image was away."""
+        self.person_waits = False
         self.stop = Stop()
         self.bench = Bench(self, ImagesAhead(self), self, self.stop)  # type: ignore[arg-type]
 
@@ -86,6 +87,9 @@ class Room:
 
     def keep_sketch(self, _project_id: int, task_id: int, sketch: Sketch) -> None:
         self.sketches[task_id] = sketch
+
+    def somebody_waits(self) -> bool:
+        return self.person_waits
 
     def still_held(self, chunk: Chunk, _chunk_id: str) -> list[PredictJob]:
         return list(chunk.requests)
@@ -209,6 +213,13 @@ def test_an_image_that_is_away_is_put_back_for_later_until_it_was_away_too_often
     room.run(of_image(2, "b"), tries=ImageAway.tries)
     [failure] = room.failures
     assert (failure.move, failure.reason) == ("wait", "The host is down.")
+
+
+def test_a_person_who_waits_is_served_after_the_batch_in_hand(room: Room) -> None:
+    room.person_waits = True
+    jobs = [make_job(number, image_uri=f"/data/{number}.png") for number in range(1, 5)]
+    assert room.run(*jobs) == [1]
+    assert room.back == [([2, 3, 4], "head of line", 0)]
 
 
 def test_what_there_is_no_time_for_is_put_back(room: Room) -> None:
