@@ -42,8 +42,11 @@ else
 	$(VENV)/bin/python -m pytest tests/with_redis tests/with_label_studio
 endif
 
+# Hours, so only by name.
+LONG = benchmarks/bench_selection.py benchmarks/bench_soak.py
+
 bench: $(VENV)/.ready
-	$(foreach file,$(if $(ONLY),benchmarks/bench_$(ONLY).py,$(wildcard benchmarks/bench_*.py)),$(VENV)/bin/python $(file) &&) true
+	$(foreach file,$(if $(ONLY),benchmarks/bench_$(ONLY).py,$(filter-out $(LONG),$(wildcard benchmarks/bench_*.py))),$(VENV)/bin/python $(file) &&) true
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff format --check .

@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+
+NO_RECORD = "Nothing was recorded before on a machine like this one."
 _PACKAGES = ("rsrefseg", "torch", "numpy", "open_clip_torch", "segment-anything", "timm")
 
 
@@ -28,14 +32,56 @@ def keep(question: str, figures: Mapping[str, Any], details: Mapping[str, Any], 
         details: What else is worth keeping: times, spreads, sizes.
         quick: Only print; the run was too small to say anything.
     """
+    machine = machine_here()
+    before = last_recorded(question, machine)
+    Console(width=100).print(compared(figures, before) if before else NO_RECORD)
     if not quick:
-        _write(question, figures, details)
+        _write(question, figures, details, machine)
     click.echo(json.dumps(dict(figures)))
 
 
-def _write(question: str, figures: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+def last_recorded(question: str, machine: Mapping[str, Any], results: Path = RESULTS) -> dict[str, Any] | None:
+    """Find what was kept last of a benchmark on a machine like this one.
+
+    Args:
+        question: Of the benchmark.
+        machine: As `machine_here` describes it; another processor or other cores are another machine.
+        results: Where results are kept.
+
+    Returns:
+        The file's content, with `date`; None if there is none.
+    """
+    for path in sorted((results / question).glob("*.json"), reverse=True):
+        held: dict[str, Any] = json.loads(path.read_text())
+        if all(held["machine"].get(name) == machine[name] for name in ("cpu", "cores")):
+            return held | {"date": path.name[:10]}
+    return None
+
+
+def compared(figures: Mapping[str, Any], before: Mapping[str, Any]) -> Table:
+    """Lay figures out beside those that were kept last.
+
+    Args:
+        figures: What was measured now.
+        before: What `last_recorded` found.
+
+    Returns:
+        A table; which direction is better, a figure's name and the README say.
+    """
+    table = Table("figure", "now", f"{before['date']}, {before['commit']}", "ratio")
+    for name, now in figures.items():
+        then = before["figures"].get(name)
+        both = isinstance(now, int | float) and isinstance(then, int | float) and then
+        table.add_row(name, _said(now), "-" if then is None else _said(then), f"{now / then:.2f}" if both else "")
+    return table
+
+
+def _said(figure: Any) -> str:
+    return f"{figure:,.4g}" if isinstance(figure, float) else str(figure)
+
+
+def _write(question: str, figures: Mapping[str, Any], details: Mapping[str, Any], machine: dict[str, Any]) -> None:
     # A second run of a day replaces the first.
-    machine = machine_here()
     path = RESULTS / question / f"{time.strftime('%Y-%m-%d')}-{_slug(machine['cpu'])}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {
