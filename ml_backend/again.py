@@ -70,8 +70,10 @@ def ask_again(
         again += len({job.task_id for job in taken.jobs})
         unaskable += taken.unaskable
         gone += len(numbers) - len(tasks)
-        # Keys of other versions and of tasks that are no more leave the list; what cannot be asked was listed anew.
+        # Keys of other versions and of tasks that are no more leave the list. What was asked left it when it was asked,
+        # and may have failed anew since; what cannot be asked was listed anew.
         asked = {job.task_id for job in taken.jobs}
-        still = {unaskable_key(project_id, task.id) for task in tasks if task.id not in asked}
-        queue.clear_failures([key for number in numbers for key in failed[number] if key not in still])
+        settled = {unaskable_key(project_id, task.id) for task in tasks if task.id not in asked}
+        settled |= {job.key for job in taken.jobs}
+        queue.clear_failures([key for number in numbers for key in failed[number] if key not in settled])
     return Asked(len(failed), again, unaskable, gone)

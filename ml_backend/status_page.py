@@ -105,6 +105,7 @@ class StatusPage:
         except RedisAway:
             html = render_template("away.html", refresh_s=REFRESH_S)
             return Response(html, 503, HEADERS | {"Retry-After": str(REFRESH_S)}, content_type="text/html")
+        taught = self._registry.projects()
         html = render_template(
             "status.html",
             status=status,
@@ -116,7 +117,8 @@ class StatusPage:
             moves=MOVES,
             failures=_by_project(status.failures[:SHOWN]),
             projects=sorted(status.projects.items(), key=lambda item: -item[1]),
-            models=[self._models(project_id) for project_id in self._registry.projects()[:SHOWN]],
+            models=[self._models(project_id) for project_id in taught[:SHOWN]],
+            more_models=len(taught) - SHOWN,
             captions=captions,
             chart=CHART,
             label_studio=self._settings.label_studio_url,

@@ -142,10 +142,10 @@ def draw_thumbnail(image: np.ndarray, masks: Sequence[np.ndarray]) -> bytes:
     share = min(1.0, LONGEST / max(height, width))
     size = (max(1, round(width * share)), max(1, round(height * share)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    cover = np.zeros(small.shape[:2], np.float32)
+    cover = np.zeros(small.shape[:2], np.uint8)
     for mask in masks:
-        cover = np.maximum(cover, cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA))
-    inside = (cover > 0.3).astype(np.uint8)  # A ship of three pixels in the original stays one to be seen.
+        cover = np.maximum(cover, cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA))
+    inside = (cover > 75).astype(np.uint8)  # A ship of three pixels in the original stays one to be seen.
     edge = cv2.morphologyEx(inside, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).astype(bool)
     small[inside.astype(bool)] = 0.55 * small[inside.astype(bool)] + 0.45 * TINT
     small[edge] = TINT

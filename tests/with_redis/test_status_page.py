@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tests.factories import make_job, make_version
 from tests.need import need_browser
 from tests.stand_in_label_studio import KEY, StandInLabelStudio, stand_in_label_studio
 from tests.with_redis.conftest import WorkerProcess, requests_in, wait_for
+from workers.contract import PredictJob
 from workers.failures import Failure
 from workers.queue import JobQueue
 from workers.redis_server import EmbeddedRedis
@@ -153,6 +154,27 @@ def test_one_task_is_asked_again_and_the_others_stay_listed(client: FlaskClient,
     client.post("/retry", data={"project": "1", "task": "2"})
     assert [job.task_id for job in requests_in(queue)] == [2]
     assert [failure.task_id for failure in queue.failures()] == [1]
+
+
+def test_what_fails_again_at_once_stays_listed(
+    queue: JobQueue, label_studio: StandInLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.announce("tiny@1")
+    fail(queue, 1)
+    ask_again(queue, LabelStudio.of(queue.settings), 1)
+    [asked] = requests_in(queue)
+    queue.record_failure(Failure.of(asked, "predict", "ours", "It broke."))
+    submit = queue.submit
+
+    def submit_and_fail(jobs: Sequence[PredictJob], *, front: bool = False) -> int:
+        new = submit(jobs, front=front)
+        for job in jobs:
+            queue.record_failure(Failure.of(job, "predict", "ours", "It broke again."))
+        return new
+
+    monkeypatch.setattr(queue, "submit", submit_and_fail)
+    ask_again(queue, LabelStudio.of(queue.settings), 1)
+    assert [failure.reason for failure in queue.failures()] == ["It broke again."]
 
 
 def test_tasks_that_are_gone_leave_the_list_and_those_without_words_stay_with_their_reason(
