@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from workers import metrics
 from workers.progress import BUSY, IDLE
 
 log = logging.getLogger(__name__)
@@ -136,6 +135,8 @@ class Child:
 
     def _bury(self, hopeless: int) -> None:
         self._line.close()
+        from workers import metrics  # It takes a while to import, and workers seldom die.
+
         metrics.forget(self.process.pid, self.process.returncode)
         code, at = self.process.returncode, time.monotonic()
         lived = self._ready_at is not None and at - self._ready_at > LONGEST_PAUSE_S

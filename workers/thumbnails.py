@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from pydantic import AwareDatetime
 from redis import Redis
@@ -138,6 +137,8 @@ def draw_thumbnail(image: np.ndarray, masks: Sequence[np.ndarray]) -> bytes:
     Returns:
         A JPEG with `LONGEST` pixels on its longest side at most.
     """
+    import cv2  # The web process, which only shows them, does without.
+
     height, width = image.shape[:2]
     share = min(1.0, LONGEST / max(height, width))
     size = (max(1, round(width * share)), max(1, round(height * share)))

@@ -213,7 +213,7 @@ for _ in range(40):
     supervised = start(gets_on + LIVE, LIVE, loads + LIVE, hung_s=3)
     time.sleep(5)
     assert [supervised.diary(child) for child in range(3)] == [["began"]] * 3
-    assert supervised.logged("worker still loads")
+    wait_for(lambda: supervised.logged("worker still loads"))
     assert supervised.logged("worker died") == []
 
 
