@@ -23,6 +23,7 @@ from ml_backend.doctor import visit
 from ml_backend.errors import AddressBlocked, RequestRefused, UnusableConfig
 from ml_backend.web import create_app
 from tests.stand_in_label_studio import StandInLabelStudio, answers, is_slow, stand_in_label_studio
+from workers.device_use import DeviceUse
 from workers.leased import LeasedWorker, Pace, Stop
 from workers.notices import Trouble
 from workers.queue import JobQueue
@@ -102,7 +103,7 @@ def hospital(queue: JobQueue, settings: Settings) -> Iterator[Hospital]:
             "RSREFSEG_DATA": str(settings.data),
             "RSREFSEG_PORT": str(port),
         }
-        worker = WarmWorker(queue, queue.gpu, VERSION, "cpu", Stop(), Pace())
+        worker = WarmWorker(queue, queue.gpu, VERSION, "cpu", Stop(), Pace(), DeviceUse(None))
         courier = LeasedWorker(queue.label_studio, Stop(), Pace(), prefix="courier-")
         for one in (worker, courier):
             one.register_birth()
