@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -10,12 +10,16 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rsrefseg.errors import BadImage
+from rsrefseg.stretch import percentiles, to_eight_bits
 
 PALETTE = ((230, 60, 60), (60, 120, 240), (250, 190, 40), (60, 190, 110), (190, 90, 220), (40, 200, 210))
 """Colours of masks, RGB."""
 
 STRETCH_PERCENT = (1.0, 99.0)
 """The share of pixels of a 16-bit or float image that becomes black, and that stays below white."""
+
+BLOCK_PIXELS = 1 << 20
+"""How many pixels are turned to RGB at once."""
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -32,7 +36,8 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as file:
-            return to_rgb(ImageOps.exif_transpose(file))
+            ImageOps.exif_transpose(file, in_place=True)
+            return to_rgb(file)
     except FileNotFoundError as exc:
         raise BadImage(f"{path} does not exist") from exc
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as exc:
@@ -43,7 +48,8 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
     """Turn a picture of any kind to RGB.
 
     Transparency becomes black. Grey images of 16 bits or floats are stretched from their 1st to their 99th percentile,
-    as their range says nothing of what is in them; what is no number becomes black.
+    as their range says nothing of what is in them; what is no number counts as 0. Beside the picture, which Pillow
+    reads whole, it takes the memory of the result and little more.
 
     Args:
         picture: Opened by Pillow.
@@ -51,20 +57,46 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
     Returns:
         (h, w, 3) uint8 RGB.
     """
+    if not picture.mode.startswith(("I", "F")) and picture.width * picture.height <= BLOCK_PIXELS:
+        return np.array(_without_transparency(picture))
+    rgb = np.empty((picture.height, picture.width, 3), np.uint8)
     if picture.mode.startswith(("I", "F")):
-        return np.repeat(_stretch(np.asarray(picture, dtype=np.float32))[:, :, None], 3, axis=2)
-    if picture.has_transparency_data:
-        black = Image.new("RGBA", picture.size, "black")
-        picture = Image.alpha_composite(black, picture.convert("RGBA"))
-    return np.array(picture.convert("RGB"))
+
+        def levels() -> Iterator[np.ndarray]:
+            return (_levels(picture.crop(box)) for box in _boxes(picture))
+
+        low, high = percentiles(levels, STRETCH_PERCENT)
+        for box in _boxes(picture):
+            _part(rgb, box)[:] = to_eight_bits(_levels(picture.crop(box)), low, high)[:, :, None]
+        return rgb
+    for box in _boxes(picture):
+        _part(rgb, box)[:] = np.asarray(_without_transparency(picture.crop(box)))
+    return rgb
 
 
-def _stretch(grey: np.ndarray) -> np.ndarray:
-    grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
-    low, high = np.percentile(grey, STRETCH_PERCENT)
-    scaled = (grey - low) * (255.0 / (float(high) - float(low) or 1.0))  # a plain one has no range
-    stretched: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return stretched
+def _boxes(picture: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    # Left, top, right, bottom. A whole picture in one step would be copied several times.
+    wide = max(1, min(picture.width, BLOCK_PIXELS))
+    high = max(1, BLOCK_PIXELS // wide)
+    for top in range(0, picture.height, high):
+        for left in range(0, picture.width, wide):
+            yield left, top, min(left + wide, picture.width), min(top + high, picture.height)
+
+
+def _part(rgb: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    left, top, right, bottom = box
+    return rgb[top:bottom, left:right]
+
+
+def _levels(block: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(block, dtype=np.float32), posinf=0.0, neginf=0.0)
+
+
+def _without_transparency(block: Image.Image) -> Image.Image:
+    if block.has_transparency_data:
+        black = Image.new("RGBA", block.size, "black")
+        block = Image.alpha_composite(black, block.convert("RGBA"))
+    return block if block.mode == "RGB" else block.convert("RGB")
 
 
 def write_image(path: Path, pixels: np.ndarray) -> Path:

@@ -11,13 +11,11 @@ import numpy as np
 
 from workers import metrics
 from workers.contract import PredictJob
+from workers.errors import NoRoom
 from workers.images import ImageFetcher
 
 FETCHERS = 4
 """How many images are fetched at the same time."""
-
-AHEAD_PIXELS = 100_000_000
-"""With so many pixels decoded and not yet drawn no further image is begun."""
 
 _Image = tuple[np.ndarray, float]
 """(h, w, 3) uint8 RGB, and the seconds that it took to fetch."""
@@ -33,7 +31,7 @@ class ImagesAhead:
     def __init__(self, fetcher: ImageFetcher) -> None:
         self._fetcher = fetcher
         self._threads = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetcher")
-        self._coming: dict[str, Future[_Image]] = {}
+        self._coming: dict[str, Future[_Image | None]] = {}
 
     def begin(self, job: PredictJob) -> bool:
         """Let a request's images be fetched, if there is room for them.
@@ -46,21 +44,23 @@ class ImagesAhead:
         """
         for uri in job.image_uris:
             if uri not in self._coming:
-                if sum(map(_pixels, self._coming.values())) > AHEAD_PIXELS:
+                if self._fetcher.is_full:
                     return False
-                self._coming[uri] = self._threads.submit(copy_context().run, self._fetch, uri, job.task_id)
+                self._coming[uri] = self._begin(uri, job.task_id, if_room=True)
         return True
 
     def is_there(self, job: PredictJob) -> bool:
-        """Say whether nobody would have to wait for a request's images.
+        """Say whether a request's images are at hand.
 
         Args:
             job: The request.
 
         Returns:
-            Whether they were fetched, or will not come.
+            Whether they were fetched, or will not come; not where one waits for room.
         """
-        return all((coming := self._coming.get(uri)) is not None and coming.done() for uri in job.image_uris)
+        return all(
+            (one := self._coming.get(uri)) is not None and one.done() and not _no_room(one) for uri in job.image_uris
+        )
 
     def take(self, job: PredictJob, timeout_s: float) -> tuple[tuple[np.ndarray, ...], float]:
         """Wait for a request's images; they are then no longer kept. It raises what the fetcher did, or `TimeoutError`.
@@ -73,12 +73,16 @@ class ImagesAhead:
             (h, w, 3) uint8 RGB each, and the seconds that they took to fetch.
         """
         until = time.monotonic() + timeout_s
-        coming = {uri: self._coming.pop(uri, None) for uri in set(job.image_uris)}
-        begun = {
-            uri: one or self._threads.submit(copy_context().run, self._fetch, uri, job.task_id)
-            for uri, one in coming.items()
-        }
-        images = [begun[uri].result(max(0.0, until - time.monotonic())) for uri in job.image_uris]
+        coming = {uri: self._coming.pop(uri, None) for uri in dict.fromkeys(job.image_uris)}
+        begun = {uri: one or self._begin(uri, job.task_id, if_room=True) for uri, one in coming.items()}
+        there: dict[str, _Image] = {}
+        for uri, one in begun.items():
+            image = one.result(max(0.0, until - time.monotonic()))
+            while image is None:  # There was no room for it; now that it is wanted there will be.
+                wanted = self._begin(uri, job.task_id, if_room=False)
+                image = wanted.result(max(0.0, until - time.monotonic()))
+            there[uri] = image
+        images = [there[uri] for uri in job.image_uris]
         return tuple(image for image, _ in images), sum(seconds for _, seconds in images)
 
     def keep_only(self, uris: Collection[str]) -> None:
@@ -90,12 +94,17 @@ class ImagesAhead:
         for uri in self._coming.keys() - set(uris):
             self._coming.pop(uri).cancel()
 
-    def _fetch(self, uri: str, task_id: int) -> _Image:
+    def _begin(self, uri: str, task_id: int, *, if_room: bool) -> Future[_Image | None]:
+        return self._threads.submit(copy_context().run, self._fetch, uri, task_id, if_room)
+
+    def _fetch(self, uri: str, task_id: int, if_room: bool) -> _Image | None:
         started = time.monotonic()
-        with metrics.timed("fetch"):
-            return self._fetcher.fetch(uri, task_id), time.monotonic() - started
+        try:
+            with metrics.timed("fetch"):
+                return self._fetcher.fetch(uri, task_id, if_room=if_room), time.monotonic() - started
+        except NoRoom:
+            return None  # Not left to raise: what is raised holds on to the file.
 
 
-def _pixels(coming: Future[_Image]) -> int:
-    there = coming.done() and not coming.cancelled() and not coming.exception()
-    return coming.result()[0].size // 3 if there else 0
+def _no_room(coming: Future[_Image | None]) -> bool:
+    return not coming.cancelled() and coming.exception() is None and coming.result() is None

@@ -40,6 +40,11 @@ NO_MEMORY = (
     "or use a larger device."
 )
 
+NO_MEMORY_TO_DECODE = (
+    "There is not enough memory to decode this image: give the worker more, or set a smaller "
+    "RSREFSEG_IMAGE_MEMORY_LIMIT."
+)
+
 
 @dataclass(frozen=True)
 class Fetched:
@@ -273,6 +278,8 @@ def without_image(job: PredictJob, exc: Exception) -> Refusal:
         return _no(job, "wait", str(exc), "image_away")
     if isinstance(exc, TimeoutError):
         return _no(job, "ours", TOO_LONG, "too_long")
+    if _no_memory(exc):
+        return _no(job, "ours", NO_MEMORY_TO_DECODE, "no_memory")
     return _broken(job)
 
 

@@ -14,6 +14,8 @@ WorkersError
         └── ImageBroken
 
 JobStopped              somebody's wish: the job in hand ends here
+ForeignJob              whoever writes to Redis asks for what is not ours to do
+NoRoom                  the image is too large to be decoded before it is wanted
 Interrupted             the same of the worker: the job goes on with the next
 """
 
@@ -132,3 +134,19 @@ class JobStopped(BaseException):
 
 class Interrupted(Exception):
     """The worker was asked to leave; the job comes again and goes on where it is."""
+
+
+class ForeignJob(Exception):
+    """A job that this project never made; nothing of it is run.
+
+    Args:
+        job_id: The job.
+        what: What is foreign about it, to complete a sentence.
+    """
+
+    def __init__(self, job_id: str, what: str) -> None:
+        super().__init__(f"The job {job_id} {what}, which is none of this project's: who else may write to this Redis?")
+
+
+class NoRoom(Exception):
+    """The image is too large to be decoded beside those that are held; once it is wanted, it is fetched again."""

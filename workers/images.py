@@ -8,10 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
-import struct
 import time
-import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,10 +20,9 @@ import numpy as np
 from label_studio_sdk.core.api_error import ApiError
 from label_studio_sdk.tokens.client_ext import TokensClientExt
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from rsrefseg.pictures import to_rgb
 from workers import metrics
+from workers.decoding import Decoder
 from workers.errors import ImageAway, ImageBroken, ImageRefused
 from workers.failures import shown
 from workers.image_cache import ImageCache, Kept, Validators
@@ -39,24 +35,9 @@ REDIRECTS = 5
 PIECE = 1 << 20
 """Most that is unpacked at once, in bytes."""
 
-FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "PPM")
-"""What is decoded; Pillow's other formats are too rarely used for the trust they need."""
-
 _CLOUDS = ("s3", "gs", "azure-blob")
 _AWAY = frozenset({408, 425, 429})
 _GONE = frozenset({404, 410})
-_MALFORMED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders raise on hostile input."""
 
 
 class ImageFetcher:
@@ -74,18 +55,25 @@ class ImageFetcher:
         self._public = open_client(timeout_s, public_only=True, transport=transport)
         self._cache = ImageCache(settings.data / "cache" / "images", settings.image_cache_bytes)
         self._tokens: TokensClientExt | None = None
+        self._decoder = Decoder(settings.image_pixels_limit, settings.image_memory_limit)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the images that somebody holds leave no room for others that nobody waits for."""
+        return self._decoder.room.is_full
 
     def close(self) -> None:
         """Let go of the connections."""
         self._anywhere.close()
         self._public.close()
 
-    def fetch(self, uri: str, task_id: int) -> NDArray[np.uint8]:
+    def fetch(self, uri: str, task_id: int, *, if_room: bool = False) -> NDArray[np.uint8]:
         """Fetch and decode an image; `ImageAway` says that whoever has it does not answer.
 
         Args:
             uri: As the task holds it.
             task_id: The task; Label Studio asks for it before it opens a cloud storage.
+            if_room: Whether to raise `NoRoom` where it is too large to be decoded beside those that are held already.
 
         Returns:
             (h, w, 3) uint8 RGB.
@@ -96,7 +84,7 @@ class ImageFetcher:
         content = self._read(uri, task_id)
         try:
             with metrics.timed("decode"):
-                return decode(content, self._settings.image_pixels_limit)
+                return self._decoder.decode(content, if_room=if_room)
         except ImageRefused as exc:
             metrics.IMAGES.labels("refused").inc()
             raise ImageRefused(f"{shown(uri)} {exc}", exc.move) from exc
@@ -278,37 +266,6 @@ class ImageFetcher:
     def _locked_out(self, what: str) -> ImageRefused:
         key = self._settings.label_studio_api_key.get_secret_value()
         return ImageRefused(f"{what}: {'check' if key else 'set'} LABEL_STUDIO_API_KEY.", "ours")
-
-
-def decode(content: bytes, pixels_limit: int) -> NDArray[np.uint8]:
-    """Decode an image file as a browser would show it.
-
-    EXIF orientation is applied. What is not RGB becomes so as `rsrefseg.pictures.to_rgb` says.
-
-    Args:
-        content: The file.
-        pixels_limit: Most pixels, checked before any is decoded.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
-
-    Raises:
-        ImageRefused: If it is no image, a broken one, or too large; the reason completes a sentence.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of what it takes for a bomb at half of its own limit; ours is below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        if picture.width * picture.height <= pixels_limit:
-            return to_rgb(ImageOps.exif_transpose(picture))
-    except Image.DecompressionBombError:
-        pass  # Beyond even Pillow's limit.
-    except UnidentifiedImageError as exc:
-        raise ImageRefused(f"is not an image that can be read ({', '.join(FORMATS)}).") from exc
-    except _MALFORMED as exc:
-        raise ImageRefused("is a broken image file.") from exc
-    raise ImageRefused(f"has more than {pixels_limit} pixels (RSREFSEG_IMAGE_PIXELS_LIMIT).")
 
 
 def inflated(response: httpx.Response) -> Iterator[bytes]:

@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     """Largest image file, in bytes."""
     image_pixels_limit: Annotated[int, Field(gt=0, le=PIXELS_LIMIT)] = 150_000_000
     """Largest image, height times width."""
+    image_memory_limit: Annotated[int, Field(gt=0)] = 2_684_354_560
+    """Most memory that decoding one image may take, as its format, size and bands foretell it, in bytes."""
     image_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Longest that fetching one image may take in all, in seconds."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from rsrefseg.errors import BadImage
-from rsrefseg.pictures import read_image
+from rsrefseg.pictures import BLOCK_PIXELS, STRETCH_PERCENT, read_image, to_rgb
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
@@ -49,3 +49,21 @@ def test_what_is_no_image_is_named(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(BadImage, match=r"a\.png does not exist"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16", "F"])
+@pytest.mark.parametrize("size", [(BLOCK_PIXELS + 5, 2), (700, 3_001), (1, 5)])
+def test_a_picture_of_many_blocks_is_the_same_picture(mode, size):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), np.uint8)
+    if mode in ("I;16", "F"):
+        levels = noise.view(np.uint32)[:, :, 0].astype(np.uint16 if mode == "I;16" else np.float32)
+        picture = Image.fromarray(levels)
+        low, high = np.percentile(levels.astype(np.float32), STRETCH_PERCENT)
+        wanted = np.clip(np.rint((levels - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+        wanted = np.repeat(wanted[:, :, None], 3, axis=2)
+    else:
+        picture = Image.fromarray(noise).convert("RGB" if mode == "P" else mode).convert(mode)
+        wanted = np.array(picture.convert("RGB"))
+        if mode == "RGBA":
+            wanted = np.array(Image.alpha_composite(Image.new("RGBA", size, "black"), picture).convert("RGB"))
+    assert np.array_equal(to_rgb(picture), wanted)

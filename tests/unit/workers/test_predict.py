@@ -15,7 +15,7 @@ from workers import bench
 from workers.ahead import ImagesAhead
 from workers.bench import Bench
 from workers.contract import Answer, Chunk, PredictJob, Refusal
-from workers.errors import ImageAway, ImageRefused, JobStopped
+from workers.errors import ImageAway, ImageRefused, JobStopped, NoRoom
 from workers.failures import Failure
 from workers.leased import Stop
 from workers.notices import Sketch
@@ -33,6 +33,10 @@ class Room:
         self.settings = Settings(chunk_s=60)
         self.image_trouble: dict[str, Exception] = {}
         """What fetching an image raises, by its address."""
+        self.too_large: set[str] = set()
+        """Images that are not decoded before they are wanted."""
+        self.is_full = False
+        self.fetched: list[tuple[str, bool]] = []
         self.trouble: dict[str, BaseException] = {}
         """What asking for an expression raises."""
         self.memory = 99
@@ -52,7 +56,10 @@ class Room:
         self.stop = Stop()
         self.bench = Bench(self, ImagesAhead(self), self, self.stop)  # type: ignore[arg-type]
 
-    def fetch(self, uri: str, _task_id: int) -> np.ndarray:
+    def fetch(self, uri: str, _task_id: int, *, if_room: bool) -> np.ndarray:
+        self.fetched.append((uri, if_room))
+        if if_room and uri in self.too_large:
+            raise NoRoom
         if uri in self.image_trouble:
             raise self.image_trouble[uri]
         return np.zeros((6, 8, 3), np.uint8)
@@ -159,6 +166,27 @@ def test_an_image_that_no_memory_is_enough_for_is_refused_with_what_to_do(room: 
     [failure] = room.failures
     assert failure.move == "ours"
     assert "RSREFSEG_DTYPE" in failure.reason
+
+
+def test_an_image_that_there_is_no_memory_to_decode_is_refused_with_what_to_do(room: Room) -> None:
+    room.image_trouble["/data/b.png"] = MemoryError()
+    assert room.run(of_image(1, "a"), of_image(2, "b"), of_image(3, "c")) == [1, 3]
+    [failure] = room.failures
+    assert (failure.task_id, failure.move) == (2, "ours")
+    assert "RSREFSEG_IMAGE_MEMORY_LIMIT" in failure.reason
+
+
+def test_an_image_too_large_to_be_fetched_ahead_is_fetched_when_its_turn_comes(room: Room) -> None:
+    room.too_large = {"/data/b.png", "/data/c.png"}
+    assert room.run(of_image(1, "a"), of_image(2, "b"), of_image(3, "c"), of_image(4, "d")) == [1, 2, 3, 4]
+    assert [uri for uri, if_room in room.fetched if not if_room] == ["/data/b.png", "/data/c.png"]
+    assert room.failures == []
+
+
+def test_with_enough_images_in_memory_no_further_one_is_begun(room: Room) -> None:
+    room.is_full = True
+    assert not room.bench.images.begin(of_image(1, "a"))
+    assert room.run(of_image(1, "a"), of_image(2, "b")) == [1, 2]
 
 
 @pytest.mark.parametrize(
