@@ -14,6 +14,7 @@ from rq import Queue, SimpleWorker
 from rq.scheduler import RQScheduler
 
 from workers.leased import DEQUEUE_S
+from workers.own_job import OwnJob
 from workers.queue import JobQueue
 from workers.upkeep import bring_back
 
@@ -42,6 +43,7 @@ class Housekeeper(threading.Thread):
             self._queues,
             connection=queue.redis,
             serializer="json",
+            job_class=OwnJob,
             prepare_for_work=False,
             worker_ttl=round_s + DEQUEUE_S,
         )

@@ -25,6 +25,7 @@ from rq.job import Job
 from rq.worker import WorkerStatus
 
 from workers import progress
+from workers.own_job import OwnJob
 from workers.redis_client import REDIS_ERRORS
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class LeasedWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
             name=f"{prefix}{socket.gethostname()}-{os.getpid()}-{os.urandom(2).hex()}",
             connection=queue.connection,
             serializer="json",
+            job_class=OwnJob,
             job_monitoring_interval=pace.beat_s,
             maintenance_interval=pace.round_s,
             worker_ttl=pace.round_s + DEQUEUE_S,

@@ -35,6 +35,7 @@ from workers.errors import JobStopped, Move, QueueFull, RedisAway
 from workers.failures import Failure, FailureList, Stage
 from workers.lines import GONE, Lines, Place
 from workers.notices import Event, NoticeBoard
+from workers.own_job import OwnJob, queue_of
 from workers.rates import Rate
 from workers.redis_client import connect, renaming_redis_errors
 from workers.redis_server import EmbeddedRedis
@@ -139,10 +140,10 @@ class JobQueue(NoticeBoard):
     def __init__(self, redis: Redis, settings: Settings) -> None:
         super().__init__(redis)
         self.settings = settings
-        self.gpu = Queue(GPU, connection=redis, serializer="json")
-        self.interactive = Queue(INTERACTIVE, connection=redis, serializer="json")
-        self.train = Queue(TRAIN, connection=redis, serializer="json")
-        self.label_studio = Queue(LABEL_STUDIO, connection=redis, serializer="json")
+        self.gpu = queue_of(GPU, redis)
+        self.interactive = queue_of(INTERACTIVE, redis)
+        self.train = queue_of(TRAIN, redis)
+        self.label_studio = queue_of(LABEL_STUDIO, redis)
         self._lines = Lines(redis, self.gpu, self.label_studio, settings.answers_limit)
         self._failures = FailureList(redis, settings.failure_days * DAY_S)
         self._enqueue_unless_in_flight = redis.register_script(_ENQUEUE_UNLESS_IN_FLIGHT)
@@ -368,7 +369,7 @@ class JobQueue(NoticeBoard):
         Returns:
             The reply, or None when it did not come in time; a request that still waits is then taken back.
         """
-        rq_job = Job(_reply_id(job.key), connection=self.redis, serializer="json")
+        rq_job = OwnJob(_reply_id(job.key), connection=self.redis, serializer="json")
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             result = rq_job.latest_result(timeout=1)
@@ -463,7 +464,7 @@ class JobQueue(NoticeBoard):
                 )
 
     def _running(self, job_id: str) -> int:
-        job = Job.fetch_many([job_id], connection=self.redis, serializer="json")[0]
+        job = OwnJob.fetch_many([job_id], connection=self.redis, serializer="json")[0]
         if job is None:
             return 0
         _, requests = _requests_of(job)
@@ -557,7 +558,7 @@ def on_failure(
     else:
         reason = f"Something of ours broke; the log names it {job.id}."
     if stage == "predict":
-        lines = Lines(connection, Queue(GPU, connection=connection), Queue(LABEL_STUDIO, connection=connection), 0)
+        lines = Lines(connection, queue_of(GPU, connection), queue_of(LABEL_STUDIO, connection), 0)
         requests = tuple(_held(lines, requests, job.id))
     failures = FailureList(connection, job.failure_ttl or DAY_S)
     for request in requests:

@@ -11,6 +11,8 @@ from rq.utils import now
 from rq.worker import BaseWorker
 from rq.worker_registration import clean_worker_registry
 
+from workers.own_job import OwnJob
+
 
 def bring_back(queue: Queue, looker: BaseWorker, round_s: int) -> None:
     """Look for jobs whose worker died, unless somebody else just did.
@@ -25,9 +27,9 @@ def bring_back(queue: Queue, looker: BaseWorker, round_s: int) -> None:
     if not queue.connection.set(queue.registry_cleaning_key, looker.name, nx=True, ex=max(1, round_s - 1)):
         return
     # RQ's usual alarm for failure callbacks is a signal, which only the main thread can set.
-    StartedJobRegistry(queue=queue, death_penalty_class=TimerDeathPenalty).cleanup()
-    FinishedJobRegistry(queue=queue).cleanup()
-    FailedJobRegistry(queue=queue).cleanup()
+    StartedJobRegistry(queue=queue, job_class=OwnJob, death_penalty_class=TimerDeathPenalty).cleanup()
+    FinishedJobRegistry(queue=queue, job_class=OwnJob).cleanup()
+    FailedJobRegistry(queue=queue, job_class=OwnJob).cleanup()
     clean_worker_registry(queue)
     _Popped(queue.key, queue.connection, round_s / 2).cleanup(looker, queue)
 

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from rq import Queue, Retry, SimpleWorker
+from rq import Queue, SimpleWorker
 from rq.command import send_stop_job_command
 from rq.worker import WorkerStatus
 
 from tests.conftest import ImageHost
 from tests.factories import make_job, make_png
 from tests.with_redis.conftest import answers_in, wait_for
+from workers.contract import TrainJob
 from workers.queue import JobQueue
+from workers.retrain import RUNS
 from workers.settings import Settings
 
 IMAGE = "/data/upload/1/a.png"
@@ -116,11 +118,16 @@ def test_a_worker_can_be_kept_for_those_requests_that_a_person_waits_for(queue: 
     assert SimpleWorker.count(queue=queue.gpu) == 0
 
 
-def test_a_worker_can_be_kept_for_training_and_its_jobs_come_again_when_it_dies(queue: JobQueue, run: Run) -> None:
-    supervisor = run("--gpus", "cpu", "--queue", "train")
+def test_a_worker_can_be_kept_for_training_and_its_jobs_come_again_when_it_dies(
+    queue: JobQueue, run: Run, tmp_path: Path
+) -> None:
+    notes = tmp_path / RUNS / "7" / "run.json"
+    notes.parent.mkdir(parents=True)
+    os.mkfifo(notes)  # Whoever reads it waits for ever.
+    supervisor = run("--gpus", "cpu", "--queue", "train", RSREFSEG_DATA=str(tmp_path))
     wait_for(lambda: SimpleWorker.count(queue=queue.train) == 1, timeout_s=120)
     assert queue.model_version() is None, "it has none"
-    queue.train.enqueue("time.sleep", 600, retry=Retry(max=2), job_timeout=900)
+    assert queue.ask_training(TrainJob(project_id=7, why="asked"))
     worker = wait_for(lambda: busy_worker(queue))
     assert worker.get_current_job_id()
     os.kill(worker.pid, signal.SIGKILL)
