@@ -1,4 +1,4 @@
-"""The five routes that Label Studio calls: validate, enqueue, answer; wait for the model only if a person waits."""
+"""The routes of Label Studio and operators: validate, enqueue, answer; wait for the model only if a person waits."""
 
 from __future__ import annotations
 
