@@ -76,6 +76,19 @@ def check(queue: JobQueue, project_id: int, header: str | None, *, required: boo
     return scheme.lower() == "bearer" and hmac.compare_digest(_digest(secret.strip().encode()), digest)
 
 
+def shows_webhook_secret(path: str, header: str) -> bool:
+    """Say whether a call shows a webhook's secret, right or wrong, in place of the password.
+
+    Args:
+        path: What is called.
+        header: The call's `Authorization`, or nothing.
+
+    Returns:
+        Whether it does: then whose secret it is stands in the body.
+    """
+    return path == "/webhook" and header.lower().startswith("bearer ")
+
+
 def knows_password(settings: Settings, header: str | None) -> bool:
     """Say whether a caller is the one whom the settings name; without a name there everybody is.
 

@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """Most requests a second of one address, which is Label Studio's for all annotators; 0 for no limit."""
     guess_limit: Annotated[int, Field(ge=0)] = 30
     """Most wrong passwords a minute of one address, for each route; 0 for no limit."""
+    proxies: Annotated[int, Field(ge=0, le=10)] = 0
+    """How many proxies in front of the web process append to X-Forwarded-For, of which it then takes the address."""
     web_threads: Annotated[int, Field(gt=0)] = 16
     """How many requests the web process answers at once."""
     open_wait_s: Annotated[float, Field(ge=0)] = 5.0
