@@ -15,9 +15,8 @@ from record import keep
 from rich.console import Console
 from rich.table import Table
 
-from ml_backend.web import create_app
 from tests import fuzzing
-from workers.queue import JobQueue, connect
+from workers.queue import connect
 from workers.redis_server import EmbeddedRedis
 from workers.settings import Settings
 
@@ -42,7 +41,7 @@ def main(requests: int, seed: int, quick: bool) -> None:
             label_studio_url="http://127.0.0.1:9",
         )
         with connect(server.url) as redis:
-            app = create_app(settings, JobQueue(redis, settings))
+            app = fuzzing.guarded(settings, redis)
             seen += fuzzing.from_description(app, requests // 2, seed)
             seen += fuzzing.junk(app, requests - sum(seen.values()), seed)
         server.stop()
@@ -53,6 +52,10 @@ def main(requests: int, seed: int, quick: bool) -> None:
     Console().print(table)
     figures = {
         "requests": sum(seen.values()),
+        "accepted": sum(count for (_, status), count in seen.items() if status == 200),
+        "predictions_accepted": sum(
+            count for (route, status), count in seen.items() if "/predict" in route and status == 200
+        ),
         "errors_of_ours": sum(count for (_, status), count in seen.items() if status >= 500 and status != 503),
         "asked_to_wait": sum(count for (_, status), count in seen.items() if status == 503),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections import Counter
@@ -11,7 +12,19 @@ import schemathesis
 from flask import Flask
 from hypothesis import HealthCheck, Phase, given, seed
 from hypothesis import settings as how
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from redis import Redis
 from schemathesis import Case, GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from ml_backend.web import create_app
+from workers.queue import JobQueue
+from workers.settings import Settings
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -38,12 +51,60 @@ JUNK = (
     b'{"action": "ANNOTATION_CREATED", "project": {"id": 18446744073709551616}, "annotation": {"id": 1}}',
     b"\x00" * 1_000,
 )
+CONTROLS = ("BrushLabels", "BitmaskLabels", "PolygonLabels", "RectangleLabels")
+CONFIGS = [
+    f"""<View><Image name="image" value="$image"/>{words}<{control} name="tag" toName="image">
+<Label value="ship"/><Label value="tank" predicted_values="storage tank,silo"/></{control}></View>"""
+    for control in CONTROLS
+    for words in ("", '<TextArea name="prompt" toName="image" value="$expression"/>')
+]
+"""Labeling configs that may be asked with."""
+
+PROJECTS = st.integers(1, 40).map(lambda number: f"{number}.1700000000")
+TASKS = st.lists(
+    st.fixed_dictionaries({
+        "id": st.integers(1, 10**9),
+        "data": st.fixed_dictionaries(
+            {
+                "image": st.sampled_from([
+                    "/data/upload/1/a.png",
+                    "s3://scenes/7.png",
+                    "https://tiles.example/7.png?a=b",
+                ])
+            },
+            optional={"expression": st.text(max_size=40), "more": st.none() | st.text(max_size=5)},
+        ),
+    }),
+    max_size=5,
+)
+FITTING = {
+    "POST /predict": st.fixed_dictionaries({
+        "label_config": st.sampled_from(CONFIGS),
+        "tasks": TASKS,
+        "project": PROJECTS,
+    }),
+    "POST /setup": st.fixed_dictionaries({"schema": st.sampled_from(CONFIGS), "project": PROJECTS}),
+}
+"""What the description cannot say of a body: random text is never a labeling config."""
+
+USER, PASSWORD = "fuzz", "a right password"
+RIGHT = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+WRONG = ("Basic " + base64.b64encode(b"fuzz:wrong").decode(), "Basic \u00ff", "Bearer " + "a" * 43, "")
+CALLERS = st.sampled_from([RIGHT] * 12 + list(WRONG))
+
 TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "")
+AS_DESCRIBED = [status_code_conformance, content_type_conformance, response_schema_conformance]
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "PROPFIND")
 
 
+def guarded(settings: Settings, redis: Redis) -> Flask:
+    """The application with a password and its limits on, as an operator should have it."""
+    settings = settings.model_copy(update={"basic_user": USER, "basic_password": SecretStr(PASSWORD)})
+    return create_app(settings, JobQueue(redis, settings), redis.connection_pool)
+
+
 def from_description(app: Flask, requests: int, number: int = 0) -> Counter[tuple[str, int]]:
-    """Ask every operation what fits its description, and what does not.
+    """Ask every operation what fits its description, and what does not; each answer has to be as it is described.
 
     Args:
         app: Whom to ask.
@@ -53,7 +114,7 @@ def from_description(app: Flask, requests: int, number: int = 0) -> Counter[tupl
     Returns:
         How often each operation gave each status.
     """
-    schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", app, headers={"Authorization": RIGHT})
     operations = [found.ok() for found in schema.get_all_operations()]
     # What takes a body can be asked in so many more ways.
     shares = {operation.label: 6 if operation.body else 1 for operation in operations}
@@ -61,8 +122,19 @@ def from_description(app: Flask, requests: int, number: int = 0) -> Counter[tupl
     for operation in operations:
         most = max(2, requests * shares[operation.label] // sum(shares.values()) // 2)
         for mode in GenerationMode:
-            _ask(operation.label, operation.as_strategy(generation_mode=mode), most, number, seen)
+            cases = operation.as_strategy(generation_mode=mode)
+            if mode is GenerationMode.POSITIVE and operation.label in FITTING:
+                cases = st.builds(_fit, cases, FITTING[operation.label], st.sampled_from(["alone", "beside", "not"]))
+            _ask(operation.label, cases, most, number, seen)
     return seen
+
+
+def _fit(case: Case, fields: dict[str, object], how: str) -> Case:
+    if how == "alone":
+        case.body = fields
+    elif how == "beside" and isinstance(case.body, dict):
+        case.body = case.body | fields
+    return case
 
 
 def _ask(label: str, cases: object, most: int, number: int, seen: Counter[tuple[str, int]]) -> None:
@@ -74,9 +146,11 @@ def _ask(label: str, cases: object, most: int, number: int, seen: Counter[tuple[
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(case=cases)  # type: ignore[arg-type]
-    def ask(case: Case) -> None:
-        seen[label, case.call().status_code] += 1
+    @given(case=cases, caller=CALLERS)  # type: ignore[arg-type]
+    def ask(case: Case, caller: str) -> None:
+        answer = case.call(headers={"Authorization": caller} if caller else {})
+        seen[label, answer.status_code] += 1
+        case.validate_response(answer, checks=AS_DESCRIBED)
 
     try:
         ask()
@@ -105,7 +179,8 @@ def junk(app: Flask, requests: int, number: int = 0) -> Counter[tuple[str, int]]
         path = chance.choice([*routes, "/nowhere", "/predict/", "//predict", "/%00", "/thumbnails/..%2f..%2fetc.jpg"])
         body = chance.choice(JUNK) if chance.random() < 0.3 else _broken(chance.choice(real), chance)
         method = "POST" if chance.random() < 0.7 else chance.choice(METHODS)
-        headers = {"Origin": chance.choice(["null", "http://localhost", "\u00e9"])} if chance.random() < 0.2 else {}
+        headers = {"Authorization": RIGHT if chance.random() < 0.8 else chance.choice(WRONG)}
+        headers |= {"Origin": chance.choice(["null", "http://localhost", "\u00e9"])} if chance.random() < 0.2 else {}
         answer = client.open(path, method=method, data=body, content_type=chance.choice(TYPES), headers=headers)
         answer.close()
         seen[path, answer.status_code] += 1
