@@ -6,6 +6,8 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -106,7 +108,10 @@ class Routes:
     def __init__(self, settings: Settings, queue: JobQueue) -> None:
         self.settings = settings
         self.queue = queue
-        self._waiting = threading.BoundedSemaphore(max(1, settings.web_threads - FREE_THREADS))
+        most = max(1, settings.web_threads - FREE_THREADS)
+        self._waiting = threading.BoundedSemaphore(most)
+        # Who typed waits for nothing else, who opened a task is served by the courier as well: never more than a half.
+        self._opening = threading.BoundedSemaphore(max(1, most // 2))
 
     def check_caller(self) -> None:
         """Let nobody in who does not show the name and the password of the settings; a webhook may show its secret.
@@ -283,11 +288,9 @@ class Routes:
 
     def _wait_until_settled(self, job: PredictJob) -> None:
         # Label Studio reads its predictions again after we answered, so what the courier delivers meanwhile is shown.
-        if self._waiting.acquire(blocking=False):
-            try:
+        with _place(self._opening, self._waiting) as waits:
+            if waits:
                 self.queue.wait_until_settled(job.project_id, [job.key], self.settings.open_wait_s)
-            finally:
-                self._waiting.release()
 
     def _draw(
         self, task: Task, sent: PredictRequest, config: LabelConfig, version: str, context: Context
@@ -300,14 +303,12 @@ class Routes:
         except Unaskable as exc:
             log.info("nothing drawn", extra={"task_id": task.id, "reason": str(exc)})
             return nothing
-        if not self._waiting.acquire(blocking=False):
-            log.warning("nothing drawn", extra={"task_id": task.id, "reason": "too many people wait already"})
-            return nothing
-        try:
+        with _place(self._waiting) as waits:
+            if not waits:
+                log.warning("nothing drawn", extra={"task_id": task.id, "reason": "too many people wait already"})
+                return nothing
             metrics.TAKEN.labels("interactive").inc(self.queue.submit([job], front=True))
             reply = self.queue.wait_for_reply(job, self.settings.interactive_wait_s)
-        finally:
-            self._waiting.release()
         if isinstance(reply, Answer):
             return answer_to_prediction(reply)
         reason = reply.reason if reply else f"no worker answered within {self.settings.interactive_wait_s:g} s"
@@ -321,6 +322,18 @@ class Routes:
             self.queue.remember_words(*where, gesture.expressions)
             return gesture
         return replace(gesture, expressions=self.queue.words(*where))
+
+
+@contextmanager
+def _place(*places: threading.BoundedSemaphore) -> Iterator[bool]:
+    # One in each, if all have one, until the end.
+    with ExitStack() as given_back:
+        free = True
+        for one in places:
+            free = free and one.acquire(blocking=False)
+            if free:
+                given_back.callback(one.release)
+        yield free
 
 
 def _begin() -> None:

@@ -73,8 +73,8 @@ class Settings(BaseSettings):
     """Most wrong passwords a minute of one address, for each route; 0 for no limit."""
     proxies: Annotated[int, Field(ge=0, le=10)] = 0
     """How many proxies in front of the web process append to X-Forwarded-For, of which it then takes the address."""
-    web_threads: Annotated[int, Field(gt=0)] = 16
-    """How many requests the web process answers at once."""
+    web_threads: Annotated[int, Field(gt=0)] = 128
+    """How many requests the web process answers at once; all but four of them may be people who wait for a mask."""
     open_wait_s: Annotated[float, Field(ge=0)] = 5.0
     """How long the answer for one opened task may wait for its prediction, in seconds."""
     interactive_wait_s: Annotated[float, Field(gt=0)] = 20.0

@@ -10,17 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from rq import SimpleWorker
 
+from tests.conftest import ImageHost
+from tests.factories import make_png
 from tests.with_redis.conftest import wait_for
 from workers.queue import JobQueue
 from workers.redis_server import EmbeddedRedis
+from workers.settings import Settings
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 
@@ -85,6 +91,33 @@ def test_alive_says_whether_it_takes_requests(web: WebProcess) -> None:
     done = subprocess.run(ask, env=os.environ | {"RSREFSEG_PORT": gone}, check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert "rsrefseg-backend web" in done.stderr
+
+
+def test_a_hundred_people_who_ask_at_the_same_moment_all_get_their_mask(
+    web: WebProcess, queue: JobQueue, settings: Settings, image_host: ImageHost
+) -> None:
+    image_host.pages["/data/upload/1/a.png"] = (200, make_png((40, 60)))
+    ours = {"REDIS_URL": str(settings.redis_url), "LABEL_STUDIO_URL": settings.label_studio_url}
+    ours["LABEL_STUDIO_API_KEY"] = settings.label_studio_api_key.get_secret_value()
+    command = [sys.executable, "-m", "workers.cli", "run", "--simulate", "0", "--queue", "interactive"]
+    worker = subprocess.Popen(command, env=os.environ | ours)
+    typed = json.loads((RECORDED / "predict_typed.json").read_text())
+
+    def ask(task: int) -> dict[str, Any]:
+        data = {**typed["tasks"][0]["data"], "image": "/data/upload/1/a.png"}
+        body = {**typed, "tasks": [{**typed["tasks"][0], "id": task, "data": data}]}
+        response = httpx.post(web.url + "/predict", json=body, timeout=60, trust_env=False)
+        return response.raise_for_status().json()["results"][0]
+
+    try:
+        wait_for(lambda: SimpleWorker.count(queue=queue.interactive) == 1, timeout_s=120)
+        with ThreadPoolExecutor(100) as people:
+            predictions = list(people.map(ask, range(1, 101)))
+    finally:
+        worker.terminate()
+        worker.wait(60)
+    assert sum(bool(prediction["result"]) for prediction in predictions) == 100
+    assert "too many people" not in web.log.read_text()
 
 
 def annotated(tasks: range) -> Iterator[bytes]:

@@ -21,10 +21,10 @@ ELLIPSES = """<View><Image name="image" value="$image"/>
 <EllipseLabels name="p" toName="image"><Label value="target"/></EllipseLabels></View>"""
 
 
-def request(tasks: int = 1, **fields: Any) -> dict[str, Any]:
+def request(count: int = 1, **fields: Any) -> dict[str, Any]:
     data = {"image": "/data/upload/1/a.png", "expression": "the ship"}
     return {
-        "tasks": [{"id": number, "data": data} for number in range(1, tasks + 1)],
+        "tasks": [{"id": number, "data": data} for number in range(1, count + 1)],
         "project": "1.1795430836",
         "label_config": CONFIG,
         "params": {"login": None, "password": None, "context": None},
@@ -205,6 +205,28 @@ def test_those_who_wait_leave_threads_for_health() -> None:
     queue.waiting.clear()
     queue.submit([asked])
     waiter.join()
+
+
+def test_opened_tasks_leave_half_of_the_places_to_those_who_type() -> None:
+    settings = Settings(web_threads=8, interactive_wait_s=60, open_wait_s=60)
+    queue = StubQueue(settings)
+    app = create_app(settings, queue)
+
+    def open_task(number: int) -> None:
+        app.test_client().post("/predict", json=request(tasks=[{**request()["tasks"][0], "id": number}]))
+
+    opened = [threading.Thread(target=open_task, args=(number,)) for number in (1, 2, 3)]
+    for one in opened:
+        one.start()
+    while len(queue.waiting) < 3 or sum(one.is_alive() for one in opened) > 2:
+        time.sleep(0.005)  # The third is taken in like the others, and its answer waited for by nobody.
+    queue.worker = make_answer
+    [prediction] = app.test_client().post("/predict", json=request(params=TYPED)).get_json()["results"]
+    assert prediction["result"], "half of the places are left"
+    assert sum(one.is_alive() for one in opened) == 2
+    queue.waiting.clear()
+    for one in opened:
+        one.join()
 
 
 def test_the_answer_in_the_editor_is_json_that_label_studio_can_show(client: FlaskClient, queue: StubQueue) -> None:
