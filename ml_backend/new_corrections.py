@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -30,11 +31,14 @@ class New(NamedTuple):
     """The same of the last."""
 
 
-class _Held(NamedTuple):
-    # What is remembered of a task's file.
-    replaced_ns: int
-    annotations: dict[int, tuple[datetime, int]]
-    """When each was last updated, and how many corrections it holds."""
+@dataclass
+class _Held:
+    # What is remembered of a project's store: numbers alone, as it may have a task for each of a year's corrections.
+    snapshot: str | None = None
+    replaced_ns: dict[int, int] = field(default_factory=dict)
+    """When each task's file was replaced."""
+    new: dict[int, int] = field(default_factory=dict)
+    """Corrections that the snapshot does not know, of those tasks that have any."""
 
 
 class NewCorrections:
@@ -47,7 +51,7 @@ class NewCorrections:
     def __init__(self, data: Path) -> None:
         self._corrections = Corrections(data)
         self._snapshots = Snapshots(data)
-        self._held: dict[int, dict[int, _Held]] = {}
+        self._held: dict[int, _Held] = {}
         self._manifests: dict[int, tuple[str, Manifest]] = {}
 
     def projects(self) -> list[int]:
@@ -68,19 +72,14 @@ class NewCorrections:
         Returns:
             The count, and when they came.
         """
-        manifest = self._newest(project_id)
-        looked_at = manifest.annotations if manifest else {}
-        known = {number: datetime.fromisoformat(at) for number, at in looked_at.items()}
         # A training that failed early left no word of what it had looked at.
         since_ns = int(ended.began_at.timestamp() * 1e9) if ended and ended.stage in ENDS else 0
+        held = self._read(project_id)
         count, times = 0, []
-        for held in self._read(project_id).values():
-            if held.replaced_ns <= since_ns:
-                continue
-            new = sum(many for number, (at, many) in held.annotations.items() if known.get(number) != at)
-            if new:
+        for task_id, new in held.new.items():
+            if held.replaced_ns[task_id] > since_ns:
                 count += new
-                times.append(held.replaced_ns)
+                times.append(held.replaced_ns[task_id])
         if not times:
             return New()
         return New(count, *(datetime.fromtimestamp(at / 1e9, UTC) for at in (min(times), max(times))))
@@ -109,22 +108,36 @@ class NewCorrections:
             kept = self._manifests[project_id] = name, manifest
         return kept[1]
 
-    def _read(self, project_id: int) -> dict[int, _Held]:
-        before = self._held.get(project_id, {})
-        held: dict[int, _Held] = {}
-        for task_id, (path, replaced_ns) in self._corrections.files(project_id).items():
-            same = before.get(task_id)
-            held[task_id] = same if same and same.replaced_ns == replaced_ns else _Held(replaced_ns, _annotations(path))
+    def _read(self, project_id: int) -> _Held:
+        manifest = self._newest(project_id)
+        before = self._held.get(project_id, _Held())
+        held = _Held(manifest.name if manifest else None)
+        moved = held.snapshot != before.snapshot
+        if moved and manifest is None:  # It was removed by hand.
+            before = _Held()
+        for task_id, replaced_ns in self._corrections.replaced(project_id):
+            new = before.new.get(task_id, 0)
+            # What one snapshot knows, later ones know too.
+            if before.replaced_ns.get(task_id) != replaced_ns or (moved and new):
+                new = self._count(project_id, task_id, manifest)
+            held.replaced_ns[task_id] = replaced_ns
+            if new:
+                held.new[task_id] = new
         self._held[project_id] = held
         return held
 
+    def _count(self, project_id: int, task_id: int, manifest: Manifest | None) -> int:
+        known = manifest.annotations if manifest else {}
+        # As plain JSON: a mask is a string like any other, and the store has checked it.
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            rest = json.loads(self._corrections.path(project_id, task_id).read_text("utf-8").splitlines()[1])
+            return sum(
+                len(one["corrections"])
+                for one in rest["annotations"]
+                if not _same_time(known.get(one["annotation_id"]), one["updated_at"])
+            )
+        return 0
 
-def _annotations(path: Path) -> dict[int, tuple[datetime, int]]:
-    # As plain JSON: a mask is a string like any other, and the store has checked it.
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        rest = json.loads(path.read_text("utf-8").splitlines()[1])
-        return {
-            one["annotation_id"]: (datetime.fromisoformat(one["updated_at"]), len(one["corrections"]))
-            for one in rest["annotations"]
-        }
-    return {}
+
+def _same_time(one: str | None, other: str) -> bool:
+    return one is not None and datetime.fromisoformat(one) == datetime.fromisoformat(other)

@@ -119,7 +119,7 @@ class Corrections:
         Args:
             task: The corrections.
         """
-        path = self._path(task.mark.project_id, task.mark.task_id)
+        path = self.path(task.mark.project_id, task.mark.task_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         with partial.open("w", encoding="utf-8") as file:
@@ -139,7 +139,7 @@ class Corrections:
             Whether there were any.
         """
         try:
-            self._path(project_id, task_id).unlink()
+            self.path(project_id, task_id).unlink()
         except FileNotFoundError:
             return False
         return True
@@ -154,7 +154,7 @@ class Corrections:
         Returns:
             The corrections; None if there are none that can be read.
         """
-        path = self._path(project_id, task_id)
+        path = self.path(project_id, task_id)
         try:
             first, second = path.read_text(encoding="utf-8").splitlines()
             mark = Mark.model_validate_json(first)
@@ -178,23 +178,21 @@ class Corrections:
         """
         return {task_id: self._updated_at(project_id, task_id) for task_id in self._tasks(project_id)}
 
-    def files(self, project_id: int) -> dict[int, tuple[Path, int]]:
-        """List the files of a project, for those who read only what is new.
+    def replaced(self, project_id: int) -> Iterator[tuple[int, int]]:
+        """List the files of a project, for those who read only what is new; there may be very many.
 
         Args:
             project_id: The project.
 
-        Returns:
-            The file of each task, and when it was replaced, in nanoseconds since 1970, by the task's number.
+        Yields:
+            The number of each task, and when its file was replaced, in nanoseconds since 1970.
         """
-        found = {}
         with suppress(FileNotFoundError), os.scandir(self._folder(project_id)) as entries:
             for entry in entries:
                 stem, dot, kind = entry.name.partition(".")
                 if stem.isdecimal() and dot + kind == ".json":
                     with suppress(FileNotFoundError):  # Withdrawn just now.
-                        found[int(stem)] = Path(entry.path), entry.stat().st_mtime_ns
-        return found
+                        yield int(stem), entry.stat().st_mtime_ns
 
     def of(self, project_id: int) -> Iterator[TaskCorrections]:
         """Read a project's corrections, one task at a time.
@@ -218,16 +216,25 @@ class Corrections:
         """
         return sorted(int(folder.name) for folder in self._root.glob("*") if folder.name.isdecimal())
 
+    def path(self, project_id: int, task_id: int) -> Path:
+        """Say where a task's corrections are, if there are any.
+
+        Args:
+            project_id: Its project.
+            task_id: The task.
+
+        Returns:
+            The file.
+        """
+        return self._folder(project_id) / f"{task_id}.json"
+
     def _tasks(self, project_id: int) -> list[int]:
         return sorted(int(path.stem) for path in self._folder(project_id).glob("*.json") if path.stem.isdecimal())
 
     def _updated_at(self, project_id: int, task_id: int) -> str:
-        with suppress(OSError, ValueError), self._path(project_id, task_id).open(encoding="utf-8") as file:
+        with suppress(OSError, ValueError), self.path(project_id, task_id).open(encoding="utf-8") as file:
             return Mark.model_validate_json(file.readline(1000)).updated_at
         return ""
 
     def _folder(self, project_id: int) -> Path:
         return self._root / str(project_id)
-
-    def _path(self, project_id: int, task_id: int) -> Path:
-        return self._folder(project_id) / f"{task_id}.json"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -80,6 +82,9 @@ def test_what_the_newest_snapshot_looked_at_is_not_new_until_it_changes(
     assert NewCorrections(tmp_path).of(1).corrections == 1, "a restart counts the same"
     store.withdraw(1, 7)
     assert new.of(1).corrections == 0
+    for path in Snapshots(tmp_path).folder(1).glob("*.json"):
+        path.unlink()
+    assert new.of(1).corrections == 2, "without snapshots everything is new"
 
 
 def test_a_training_that_failed_without_a_snapshot_makes_nothing_new_again(
@@ -99,6 +104,22 @@ def test_a_file_that_cannot_be_read_counts_nothing(store: Corrections, new: NewC
     (tmp_path / "corrections/1/8.json").write_text("no JSON\n{")
     (tmp_path / "corrections/1/.9.json.0a0a").write_text("a part of one")
     assert new.of(1).corrections == 2
+
+
+def test_little_is_remembered_of_what_a_snapshot_knows(store: Corrections, new: NewCorrections, tmp_path: Path) -> None:
+    put(store, 1)
+    first = tmp_path / "corrections/1/1.json"
+    for number in range(2, 5_001):
+        os.link(first, first.with_name(f"{number}.json"))
+    snap(tmp_path, 1, {101: UPDATED.isoformat()})
+    tracemalloc.start()
+    try:
+        assert new.of(1).corrections == 0
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held / 5_000 < 250, "bytes for each task"
 
 
 def test_ten_thousand_tasks_are_counted_again_at_once(store: Corrections, new: NewCorrections, tmp_path: Path) -> None:
