@@ -7,8 +7,8 @@ import operator
 import threading
 import time
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,6 +75,33 @@ def and_then(act: Callable[[], None]) -> Behaviour:
     return behave
 
 
+class Predictions(dict[int, dict[str, Any]]):
+    """By their numbers, and found by their task in no time, however many there are."""
+
+    def __init__(self, held: Mapping[int, dict[str, Any]] = {}) -> None:
+        super().__init__()
+        self.new_number = 1
+        """One that nobody has had."""
+        self._of: defaultdict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
+        for number, one in held.items():
+            self[number] = one
+
+    def __setitem__(self, number: int, one: dict[str, Any]) -> None:
+        super().__setitem__(number, one)
+        self.new_number = max(self.new_number, number + 1)
+        self._of[one["task"]][number] = one
+
+    def pop(self, number: int, default: Any = None) -> Any:
+        one = super().pop(number, default)
+        if one is not default:
+            del self._of[one["task"]][number]
+        return one
+
+    def of(self, task: int) -> list[dict[str, Any]]:
+        """Those of one task."""
+        return list(self._of[task].values()) if task in self._of else []
+
+
 @dataclass
 class StandInLabelStudio:
     """What it holds, and how it will behave."""
@@ -90,7 +117,7 @@ class StandInLabelStudio:
     """What tasks hold that are not like the others."""
     page_limit: int = 10_000
     """The most tasks that it lists at once."""
-    predictions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    predictions: Predictions = field(default_factory=Predictions)
     annotations: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     """By their task, which must be changed by `annotate`."""
     updated: dict[int, str] = field(default_factory=dict)
@@ -117,6 +144,9 @@ class StandInLabelStudio:
     """How it behaves at every call while this is set."""
     _moods: list[tuple[str, Behaviour]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, Predictions(value) if name == "predictions" else value)
 
     def misbehave(self, method: str, *behaviours: Behaviour) -> None:
         """Behave like this at the next calls of that method about predictions or tasks, one each."""
@@ -164,11 +194,11 @@ class StandInLabelStudio:
                     task = int(parse_qs(address.query)["task"][0])
                     if task not in self.tasks:
                         return _invalid("Select a valid choice. That choice is not one of the available choices.")
-                    return 200, [one for one in self.predictions.values() if one["task"] == task]
+                    return 200, self.predictions.of(task)
                 case "POST", ["api", "predictions"]:
                     if body["task"] not in self.tasks:
                         return _invalid(f'Invalid pk "{body["task"]}" - object does not exist.')
-                    number = max(self.predictions, default=0) + 1
+                    number = self.predictions.new_number
                     self.predictions[number] = {"id": number, **body}
                     self.most = max(self.most, len(self.predictions))
                     self.stored.set()
@@ -266,16 +296,15 @@ class StandInLabelStudio:
 
     def _whole(self, number: int) -> dict[str, Any]:
         self.read.append(number)
-        predictions = [one for one in self.predictions.values() if one["task"] == number]
         return {
             **self._listed(number),
             "annotations": self.annotations.get(number, []),
-            "predictions": predictions,
+            "predictions": self.predictions.of(number),
             "drafts": [{"id": 1, "result": [{"type": "brushlabels"}]}],
         }
 
     def _listed(self, number: int) -> dict[str, Any]:
-        versions = {one["model_version"] for one in self.predictions.values() if one["task"] == number}
+        versions = {one["model_version"] for one in self.predictions.of(number)}
         data = self.data.get(number, {"image": make_image_uri(), "expression": "the ship"})
         at = self.updated.get(number, "0")
         return {"id": number, "updated_at": at, "data": data, "predictions_model_versions": ",".join(versions)}

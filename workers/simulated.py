@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +42,19 @@ class SimulatedPredictor:
     def __init__(self, seconds_per_image: float) -> None:
         self.version = f"simulated@{seconds_per_image:g}s"
         self._seconds_per_image = seconds_per_image
+
+    def with_heads(self, folder: Path) -> SimulatedPredictor:
+        """Serve a project's version: it finds the same, and says whose it is.
+
+        Args:
+            folder: Where the version is; it has its name.
+
+        Returns:
+            The same under that name.
+        """
+        other = SimulatedPredictor(self._seconds_per_image)
+        other.version = folder.name
+        return other
 
     def encode_all(self, images: Sequence[np.ndarray]) -> list[tuple[int, int]]:
         """Sleep for as long as the images take.
