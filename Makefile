@@ -2,7 +2,7 @@
 #   make demo [ONCE=1] [IMAGES=dir]   start everything on this machine and pre-label
 #   make demo-loop [ONCE=1] [IMAGES=dir]   correct, retrain, judge, promote and draw anew, by scripted annotators
 #   make test [ONLY=path]             every test, real Redis, Label Studio and browser included
-#   make bench [ONLY=scaling]         measure speed, memory and what survives faults; kept in benchmarks/results
+#   make bench [ONLY=scaling]         measure, beside the results that were kept last, in benchmarks/results
 #   make lint                         format, rules, types, walls
 #   make audit [MUST=1]              ask whether a pin has a known vulnerability; MUST=1 fails where nobody can be asked
 #   make site                         the documentation, into site/; refuses links that lead nowhere
@@ -42,11 +42,8 @@ else
 	$(VENV)/bin/python -m pytest tests/with_redis tests/with_label_studio
 endif
 
-# Hours, so only by name.
-LONG = benchmarks/bench_selection.py benchmarks/bench_soak.py
-
 bench: $(VENV)/.ready
-	$(foreach file,$(if $(ONLY),benchmarks/bench_$(ONLY).py,$(filter-out $(LONG),$(wildcard benchmarks/bench_*.py))),$(VENV)/bin/python $(file) &&) true
+	$(VENV)/bin/python benchmarks/run.py $(ONLY)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff format --check .

@@ -80,8 +80,8 @@ def main(requests: int, seeds: str, times: int, quick: bool) -> None:
         "failures": sum(len(outcome.failures) for outcome in outcomes),
         "seeds": [outcome.seed for outcome in outcomes],
     }
-    keep("faults", figures, {"outcomes": [asdict(outcome) for outcome in outcomes]}, quick=quick)
-    sys.exit(int(bool(figures["doubled"] or figures["missing"] or figures["failures"])))
+    details = {"outcomes": [asdict(outcome) for outcome in outcomes]}
+    sys.exit(not keep("faults", figures, details, quick=quick))
 
 
 if __name__ == "__main__":

@@ -50,10 +50,10 @@ def main(times: int, quick: bool) -> None:
         "identical": bool(identical),
     }
     runs = int(np.count_nonzero(mask.reshape(-1)[1:] != mask.reshape(-1)[:-1])) + 1
-    table = Table("", "SDK, s", "ours, s", "speedup", "wanted")
-    for name, goal in (("encode", ">= 5"), ("decode", ">= 50")):
+    table = Table("", "SDK, s", "ours, s", "speedup")
+    for name in ("encode", "decode"):
         mine, sdk = middle[name], middle[f"sdk_{name}"]
-        table.add_row(name, f"{sdk:.2f}", f"{mine:.3f}", f"{sdk / mine:.1f}", goal)
+        table.add_row(name, f"{sdk:.2f}", f"{mine:.3f}", f"{sdk / mine:.1f}")
     Console().print(table)
     click.echo(f"{mask.shape[0]} x {mask.shape[1]} pixels, {runs} runs, {len(ours)} bytes, identical: {identical}")
     keep("rle", figures, {"seconds": seconds, "runs": runs, "bytes": len(ours)}, quick=quick)

@@ -19,8 +19,6 @@ import httpx
 from fleets import beside, fleet, label_studio
 from label_studio_process import Tasks
 from record import keep
-from rich.console import Console
-from rich.table import Table
 from rq import Queue, SimpleWorker
 from rq.job import Job
 
@@ -245,11 +243,6 @@ def main(tasks: int, each: int, workers: int, quick: bool) -> None:
         "tasks_per_s_official": round(synchronous_per_s, 2),
         "speedup_over_official": round(one.per_s / synchronous_per_s, 3),
     }
-    goals = (">= 0.95", ">= 7.6", "<= 15", ">= 5000", "<= 1500", "", "", "< 1", "", "", "", "")
-    table = Table("figure", "measured", "wanted")
-    for (name, value), goal in zip(figures.items(), goals, strict=True):
-        table.add_row(name, f"{value:g}", goal)
-    Console().print(table)
     details = {
         "tasks_enqueued": tasks,
         "loads": {"fast": vars(one), "slow": vars(slow), "many": vars(many)},

@@ -1,178 +1,266 @@
 """Do people get their masks as fast beside bulk work as without it, for an hour, and does nothing grow or get lost?
 
-The real web process, courier and workers on a Redis of their own, before a stand-in for Label Studio. First one
-annotator alone; then twenty of them, who open a task, type words, wait for the mask, correct it and think, while bulk
-work never ends.
+The real web process, courier, workers and trainer on a Redis of their own, before a stand-in for Label Studio, as
+docs/scaling.md recommends where people must not wait: one worker for them alone, the others for all else. First one
+annotator; then twenty of them, who open a task, type words, wait for the mask, correct it and think, while bulk work
+never ends, and partway what they corrected is taught.
 """
 
 from __future__ import annotations
 
-import random
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 import numpy as np
-from fleets import faults, fleet, stand_in_label_studio
+from fleets import fleet, stand_in_label_studio
+from goals import GOALS
+from memory import Memory
+from office import Office
 from record import keep
-from rich.console import Console
-from rich.table import Table
 
-from tests.factories import make_png
+from tests.squares import dark_anchor, small_base
 
-MASK = [0, 0, 1, 0, 57, 27, 254, 71, 0, 191, 255, 124, 2, 255, 253, 240, 11, 255, 249, 156, 0]
-"""A mask of 8 x 8 as Label Studio writes it."""
-
-LOOK_S = 5.0
-"""Between two looks at the processes' memory, in seconds."""
-
-SETTLED = 1 / 3
-"""Share of the run before which growth is warming up."""
-
-DRAIN_S = 300
+DRAIN_S = 600
 """Longest that what is on its way may take to end, in seconds."""
+
+TEACH_AT = 1 / 6
+"""When a training is asked for, as a share of the run, so that it is over before memory is watched."""
+
+TRAINER = ("nice", "-n", "19", sys.executable, str(fleet.ROOT / "tests/with_redis/trainer_process.py"))
+"""A small model is taught a short course; nice, as a real one has a device of its own."""
+
+RETRAIN = (sys.executable, "-m", "ml_backend.cli", "retrain", "--project", "1", "--wait", "--json")
+
+LONG_ENOUGH_MIN = 30
+"""In less time nobody can tell growth from warming up, so it is no goal there."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is put on whom."""
+
+    minutes: float
+    annotators: int = 20
+    think_s: float = 10.0
+    workers: int = 2
+    """For bulk work and opened tasks."""
+    interactive_workers: int = 1
+    """For those alone who type; with none they wait for the batch in hand of the others."""
+    seconds_per_image: float = 0.1
+    retrain: bool = True
+
+    @property
+    def tasks(self) -> int:
+        """How many there are: after a promotion all are drawn anew, in half of the time."""
+        return int(self.minutes * 60 * self.workers / self.seconds_per_image / 4) + 500
 
 
 @dataclass
-class Work:
-    """What came of it so far."""
+class Site:
+    """All that runs."""
 
-    waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Seconds from a request of a person to its mask, by phase."""
-    empty: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    asked: set[int] = field(default_factory=set)
-    """Tasks that were taken by the bulk door, or opened."""
-    corrected: int = 0
+    ours: fleet.Fleet
+    label_studio: Any
+    office: Office
+    members: dict[str, fleet.Member]
+    memory: Memory = field(default_factory=Memory)
+    training: dict[str, Any] = field(default_factory=dict)
+    """What the command said when the training had ended."""
 
 
-class Office:
-    """Annotators and bulk work.
+@contextmanager
+def open_site(plan: Plan) -> Iterator[Site]:
+    """Start everything, and end it.
 
     Args:
-        url: Of the web process.
-        label_studio: Where the tasks are.
-        tasks: How many there are.
+        plan: How many of what.
+
+    Yields:
+        What runs.
     """
-
-    def __init__(self, url: str, label_studio: Any, tasks: int) -> None:
-        self.work = Work()
-        self.over = threading.Event()
-        self._url = url
-        self._label_studio = label_studio
-        self._tasks = tasks
-        self._lock = threading.Lock()
-        self._next_bulk = 1
-
-    def annotate(self, number: int, phase: str, think_s: float, over: threading.Event) -> None:
-        """Be one annotator until it is over.
-
-        Args:
-            number: Which.
-            phase: What the waits are counted under.
-            think_s: How long a correction takes, on average.
-            over: When to go home.
-        """
-        chance = random.Random(number)  # noqa: S311
-        with httpx.Client(timeout=60, trust_env=False) as client:
-            while not over.is_set():
-                task = chance.randrange(1, self._tasks + 1)
-                self._post(client, "/predict", self._request([task]), [task])
-                began = time.perf_counter()
-                typed = [{"from_name": "prompt", "to_name": "image", "type": "textarea", "value": {"text": ["a pier"]}}]
-                said = self._post(client, "/predict", self._request([task], {"context": {"result": typed}}))
-                if said is not None:
-                    self.work.waits[phase].append(time.perf_counter() - began)
-                    results = said.json()["results"]
-                    self.work.empty += not (isinstance(results[0], dict) and results[0]["result"])
-                self._correct(client, task)
-                over.wait(chance.expovariate(1 / think_s))
-
-    def ask_in_bulk(self, at_once: int, over: threading.Event) -> None:
-        """Keep the queue filled until it is over.
-
-        Args:
-            at_once: Tasks in a request.
-            over: When to stop.
-        """
-        with httpx.Client(timeout=60, trust_env=False) as client:
-            while not over.is_set() and self._next_bulk <= self._tasks:
-                if client.get(f"{self._url}/counts").json()["waiting"] > 2 * at_once:
-                    over.wait(0.5)
-                    continue
-                tasks = list(range(self._next_bulk, min(self._next_bulk + at_once, self._tasks + 1)))
-                if self._post(client, "/predict", self._request(tasks), tasks) is not None:
-                    self._next_bulk = tasks[-1] + 1
-
-    def _correct(self, client: httpx.Client, task: int) -> None:
-        region = {
-            "id": "r1", "from_name": "tag", "to_name": "image", "type": "brushlabels",
-            "original_width": 8, "original_height": 8,
-            "value": {"format": "rle", "rle": MASK, "brushlabels": ["target"]},
-        }  # fmt: skip
-        with self._lock:
-            self.work.corrected += 1
-            annotation = {"id": self.work.corrected, "result": [region], "was_cancelled": False, "prediction": {}}
-        now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
-        self._label_studio.annotate(task, {**annotation, "task": task, "created_at": now, "updated_at": now})
-        event = {"action": "ANNOTATION_CREATED", "project": {"id": 1}, "annotation": {**annotation, "task": task}}
-        self._post(client, "/webhook", event)
-
-    def _request(self, tasks: Sequence[int], params: dict[str, Any] | None = None) -> dict[str, Any]:
-        data = [{"image": f"/data/upload/1/{task % faults.IMAGES}.png", "expression": "the ship"} for task in tasks]
-        sent = [{"id": task, "data": one} for task, one in zip(tasks, data, strict=True)]
-        return {"tasks": sent, "project": "1.17", "label_config": faults.CONFIG, "params": params or {}}
-
-    def _post(
-        self, client: httpx.Client, path: str, body: dict[str, Any], tasks: Sequence[int] = ()
-    ) -> httpx.Response | None:
-        try:
-            answer = client.post(self._url + path, json=body)
-        except httpx.TransportError as exc:
-            self.work.errors[type(exc).__name__] += 1
-            return None
-        if not answer.is_success:
-            self.work.errors[f"{path} {answer.status_code}"] += 1
-            return None
-        self.work.asked.update(tasks)
-        return answer
+    with (
+        tempfile.TemporaryDirectory() as name,
+        stand_in_label_studio.stand_in_label_studio() as label_studio,
+        fleet.Fleet.gather(
+            folder := Path(name),
+            label_studio.url,
+            label_studio.key,
+            RSREFSEG_OPEN_WAIT_S="0",
+            RSREFSEG_LOG_LEVEL="WARNING",
+            RSREFSEG_RETRAIN_AFTER="0",
+            RSREFSEG_RETRAIN_HOURS="0",
+            RSREFSEG_CHECKPOINT=str(folder / "base"),
+            RSREFSEG_ANCHOR=str(folder / "dark"),
+        ) as ours,
+    ):
+        office = Office(ours.web_url, label_studio, plan.tasks)
+        simulate = ("--simulate", str(plan.seconds_per_image), "--gpus")
+        members = {
+            "web": ours.start(*fleet.WEB),
+            "courier": ours.start(*fleet.COURIER),
+            "worker": ours.start(*fleet.WORKER, *simulate, _gpus(plan.workers)),
+        }
+        if plan.interactive_workers:
+            mine = (*simulate, _gpus(plan.interactive_workers), "--queue", "interactive")
+            members["interactive"] = ours.start(*fleet.WORKER, *mine)
+        if plan.retrain:
+            small_base(folder / "base")
+            dark_anchor(folder / "dark")
+            members["trainer"] = ours.start(*TRAINER)
+        ours.wait_for_web()
+        for queue, processes in (
+            (ours.queue.gpu, plan.workers),
+            (ours.queue.interactive, plan.interactive_workers),
+            (ours.queue.label_studio, 1),
+            (ours.queue.train, int(plan.retrain)),
+        ):
+            ours.wait_for(queue, processes)
+        yield Site(ours, label_studio, office, members)
 
 
-def memory_mib(pid: int) -> float:
-    """Say how much memory of its own a process has.
+def put_load_on(site: Site, plan: Plan) -> None:
+    """Let one annotator work alone, then all of them beside bulk work, then wait until nothing is on its way.
 
     Args:
-        pid: Which.
+        site: What runs.
+        plan: How many annotators, and how long.
+    """
+    office, alone, over = site.office, threading.Event(), threading.Event()
+    first = threading.Thread(target=office.annotate, args=(0, "alone", 0.5, alone))
+    first.start()
+    time.sleep(max(15.0, plan.minutes * 6))
+    alone.set()
+    first.join()
+    others = [
+        threading.Thread(target=office.annotate, args=(number, "beside", plan.think_s, over))
+        for number in range(1, plan.annotators + 1)
+    ]
+    others.append(threading.Thread(target=office.ask_in_bulk, args=(over,)))
+    for one in others:
+        one.start()
+    teacher = threading.Timer(plan.minutes * 60 * TEACH_AT, _teach, [site])
+    if plan.retrain:
+        teacher.start()
+    site.memory.watch(site.members, site.ours.redis, plan.minutes * 60)
+    over.set()
+    for one in others:
+        one.join()
+    if plan.retrain:
+        teacher.join()
+    _drain(site)
+
+
+def judge(site: Site, plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Say what came of it.
+
+    Args:
+        site: What ran.
+        plan: What was put on it.
 
     Returns:
-        Its resident set, in MiB; 0 if it is gone.
+        The figures, and what else is worth keeping.
     """
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 2**20
-    except OSError:
-        return 0.0
+    work = site.office.work
+    of_task = Counter((one["task"], one["model_version"]) for one in list(site.label_studio.predictions.values()))
+    tasks = {task for task, _ in of_task}
+    p95 = {phase: float(np.percentile(waits, 95)) for phase, waits in work.waits.items()}
+    growth = site.memory.growth_mib_h()
+    figures = {
+        "p95_beside_over_alone": round(p95["beside"] / p95["alone"], 2),
+        "p95_alone_s": round(p95["alone"], 3),
+        "p95_beside_s": round(p95["beside"], 3),
+        "empty_answers": work.empty,
+        "asked": len(work.asked),
+        "lost": len(work.asked - tasks),
+        "doubled": sum(count > 1 for count in of_task.values()),
+        "failures": len(site.ours.queue.failures()),
+        "errors": work.errors.total(),
+        "trained": int(site.training.get("stage") in {"promoted", "refused"}),
+        "most_growth_mib_h": max(growth.values(), default=0.0),
+    }
+    if not plan.retrain:
+        del figures["trained"]
+    details = {
+        "plan": vars(plan),
+        "interactive_requests": {phase: len(waits) for phase, waits in work.waits.items()},
+        "p50_s": {phase: round(statistics.median(waits), 3) for phase, waits in work.waits.items()},
+        "p99_s": {phase: round(float(np.percentile(waits, 99)), 3) for phase, waits in work.waits.items()},
+        "empty_answers": dict(_reasons(site.members["web"].log)),
+        "errors": dict(work.errors),
+        "corrected": work.corrected,
+        "training": site.training,
+        "predictions": dict(Counter(version for _, version in of_task)),
+        "growth_mib_h": growth,
+        "mib": site.memory.ends(),
+        "load": site.memory.load(),
+    }
+    return figures, details
 
 
-def growth_mib_h(looks: Sequence[tuple[float, float]]) -> float:
-    """Estimate how fast memory grows: the median slope between all pairs of looks (Theil and Sen).
+def _gpus(count: int) -> str:
+    return ",".join(map(str, range(count)))
+
+
+def _teach(site: Site) -> None:
+    done = subprocess.run(RETRAIN, env=site.ours.environ, cwd=fleet.ROOT, capture_output=True, text=True, check=False)
+    last = (done.stdout.splitlines() or [""])[-1]
+    site.training.update(json.loads(last) if last.startswith("{") else {"stage": "failed", "reason": done.stderr})
+
+
+def _drain(site: Site) -> None:
+    until, quiet = time.monotonic() + DRAIN_S, 0
+    while quiet < 5 and time.monotonic() < until:  # A job that changes queues may be between two counts.
+        counts = site.ours.queue.counts()
+        quiet = 0 if counts["waiting"] + counts["running"] + counts["to_deliver"] else quiet + 1
+        time.sleep(1)
+
+
+def _reasons(log: Path) -> Counter[str]:
+    # Label Studio is told nothing of why no mask came, so the log is where it stands.
+    lines = (json.loads(line) for line in log.read_text("utf-8").splitlines() if line.startswith("{"))
+    return Counter(line.get("reason", "") for line in lines if line.get("event") == "nothing drawn")
+
+
+def goals_of(plan: Plan) -> dict[str, str]:
+    """Say what has to be so.
 
     Args:
-        looks: Seconds and MiB.
+        plan: What was put on the site.
 
     Returns:
-        MiB in an hour.
+        The goals by their figures.
     """
-    at, held = np.array(looks).T
-    first, second = np.triu_indices(len(at), 1)
-    return float(np.median((held[second] - held[first]) / (at[second] - at[first])) * 3600)
+    goals = GOALS["soak"]
+    return goals if plan.minutes >= LONG_ENOUGH_MIN else goals | {"most_growth_mib_h": "lower"}
+
+
+def measure(plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run it from beginning to end.
+
+    Args:
+        plan: What is put on whom.
+
+    Returns:
+        The figures, and what else is worth keeping.
+    """
+    began = time.monotonic()
+    with open_site(plan) as site:
+        put_load_on(site, plan)
+        site.memory.show()
+        figures, details = judge(site, plan)
+    return figures, details | {"seconds": round(time.monotonic() - began, 1)}
 
 
 @click.command()
@@ -180,98 +268,28 @@ def growth_mib_h(looks: Sequence[tuple[float, float]]) -> float:
 @click.option("--annotators", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--think", default=10.0, show_default=True, help="Seconds that a correction takes, on average.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="That sleep over each image.")
+@click.option(
+    "--interactive-workers",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="For those alone who type; 0 lets them wait for the batch in hand of the others.",
+)
 @click.option("--seconds-per-image", default=0.1, show_default=True)
-@click.option("--quick", is_flag=True, help="Half a minute; nothing is kept.")
-def main(minutes: float, annotators: int, think: float, workers: int, seconds_per_image: float, quick: bool) -> None:
-    """Measure it; it ends by itself."""
-    minutes = 0.4 if quick else minutes
-    tasks = int(minutes * 60 * workers / seconds_per_image) + 1000
-    looks: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    loads: list[float] = []
-    began = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        stand_in_label_studio.stand_in_label_studio() as label_studio,
-        fleet.Fleet.gather(
-            Path(folder), label_studio.url, label_studio.key, RSREFSEG_OPEN_WAIT_S="0", RSREFSEG_LOG_LEVEL="WARNING"
-        ) as ours,
-    ):
-        label_studio.config, label_studio.tasks = faults.CONFIG, range(1, tasks + 1)
-        label_studio.images = {f"/data/upload/1/{n}.png": make_png((40 + n, 60)) for n in range(faults.IMAGES)}
-        pretended = ",".join(map(str, range(workers)))
-        members = {
-            "web": ours.start(*fleet.WEB),
-            "courier": ours.start(*fleet.COURIER),
-            "worker": ours.start(*fleet.WORKER, "--simulate", str(seconds_per_image), "--gpus", pretended),
-        }
-        ours.wait_for_web()
-        ours.wait_for(ours.queue.gpu, workers)
-        ours.wait_for(ours.queue.label_studio, 1)
-        office = Office(ours.web_url, label_studio, tasks)
-        alone, over = threading.Event(), threading.Event()
-        first = threading.Thread(target=office.annotate, args=(0, "alone", 0.5, alone))
-        first.start()
-        time.sleep(max(10.0, minutes * 6))
-        alone.set()
-        first.join()
-        people = [
-            threading.Thread(target=office.annotate, args=(n, "beside", think, over)) for n in range(1, annotators + 1)
-        ]
-        people.append(threading.Thread(target=office.ask_in_bulk, args=(200, over)))
-        for one in people:
-            one.start()
-        started = time.monotonic()
-        while (passed := time.monotonic() - started) < minutes * 60:
-            for name, member in members.items():
-                for place, pid in enumerate((member.process.pid, *member.children())):
-                    looks[f"{name} {place}"].append((passed, memory_mib(pid)))
-            looks["redis"].append((passed, memory_mib(ours.redis.pid)))
-            loads.append(float(Path("/proc/loadavg").read_text().split()[0]))
-            time.sleep(LOOK_S)
-        over.set()
-        for one in people:
-            one.join()
-        drained = time.monotonic() + DRAIN_S
-        quiet = 0
-        while quiet < 3 and time.monotonic() < drained:
-            counts = ours.queue.counts()
-            quiet = 0 if counts["waiting"] + counts["running"] + counts["to_deliver"] else quiet + 1
-            time.sleep(1)
-        of_task = Counter(one["task"] for one in list(label_studio.predictions.values()))
-        failures = len(ours.queue.failures())
-    work = office.work
-    settled = {name: [look for look in some if look[0] >= minutes * 60 * SETTLED] for name, some in looks.items()}
-    growth = {name: round(growth_mib_h(some), 2) for name, some in settled.items() if len(some) > 2}
-    p95 = {phase: float(np.percentile(waits, 95)) for phase, waits in work.waits.items()}
-    table = Table("process", "MiB at first", "MiB at last", "growth, MiB/h")
-    for name, rate in growth.items():
-        ends = [statistics.median(mib for _, mib in part) for part in (settled[name][:5], settled[name][-5:])]
-        table.add_row(name, f"{ends[0]:.1f}", f"{ends[1]:.1f}", f"{rate:+.1f}")
-    Console().print(table)
-    figures = {
-        "p95_beside_over_alone": round(p95["beside"] / p95["alone"], 2),
-        "p95_alone_s": round(p95["alone"], 3),
-        "p95_beside_s": round(p95["beside"], 3),
-        "asked": len(work.asked),
-        "lost": len(work.asked - of_task.keys()),
-        "doubled": sum(count > 1 for count in of_task.values()),
-        "most_growth_mib_h": max(growth.values(), default=0.0),
-    }
-    details = {
-        "minutes": minutes,
-        "annotators": annotators,
-        "interactive_requests": {phase: len(waits) for phase, waits in work.waits.items()},
-        "p50_s": {phase: round(statistics.median(waits), 3) for phase, waits in work.waits.items()},
-        "p99_s": {phase: round(float(np.percentile(waits, 99)), 3) for phase, waits in work.waits.items()},
-        "empty_answers": work.empty,
-        "errors": dict(work.errors),
-        "failures": failures,
-        "corrected": work.corrected,
-        "growth_mib_h": growth,
-        "load": {"median": statistics.median(loads), "most": max(loads)},
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    keep("soak", figures, details, quick=quick)
+@click.option("--quick", is_flag=True, help="A minute, without a training; nothing is kept.")
+def main(
+    minutes: float,
+    annotators: int,
+    think: float,
+    workers: int,
+    interactive_workers: int,
+    seconds_per_image: float,
+    quick: bool,
+) -> None:
+    """Measure it; it ends by itself, with 1 where a goal is missed."""
+    plan = Plan(1 if quick else minutes, annotators, think, workers, interactive_workers, seconds_per_image, not quick)
+    figures, details = measure(plan)
+    sys.exit(not keep("soak", figures, details, goals=goals_of(plan), quick=quick))
 
 
 if __name__ == "__main__":

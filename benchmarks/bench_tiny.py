@@ -9,8 +9,6 @@ import click
 import numpy as np
 import torch
 from record import keep
-from rich.console import Console
-from rich.table import Table
 
 from rsrefseg import Predictor, checkpoint
 
@@ -49,10 +47,6 @@ def main(times: int, threads: int, quick: bool) -> None:
         "further_expression_ms": round(1000 * median(further_s), 1),
         "megabytes": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1),
     }
-    table = Table("figure", "measured", "wanted")
-    for (name, value), goal in zip(figures.items(), ("<= 0.5", "<= 60", "<= 25"), strict=True):
-        table.add_row(name, f"{value:g}", goal)
-    Console().print(table)
     details = {"new_s": new_s, "further_s": further_s, "threads": threads, "model_version": predictor.version}
     keep("tiny", figures, details, quick=quick)
 

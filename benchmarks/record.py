@@ -14,30 +14,53 @@ from pathlib import Path
 from typing import Any
 
 import click
+from goals import GOALS
 from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 
+NOISE = 0.05
+"""Figures that differ by less than this share are the same."""
+
 NO_RECORD = "Nothing was recorded before on a machine like this one."
 _PACKAGES = ("rsrefseg", "torch", "numpy", "open_clip_torch", "segment-anything", "timm")
 
 
-def keep(question: str, figures: Mapping[str, Any], details: Mapping[str, Any], *, quick: bool = False) -> None:
+def keep(
+    question: str,
+    figures: Mapping[str, Any],
+    details: Mapping[str, Any],
+    *,
+    goals: Mapping[str, str] | None = None,
+    quick: bool = False,
+) -> bool:
     """Write figures with what they were measured on, and print them as the last line.
 
     Args:
         question: Of the benchmark, one word.
         figures: What goes on the last line.
         details: What else is worth keeping: times, spreads, sizes.
+        goals: In place of what `goals.py` says.
         quick: Only print; the run was too small to say anything.
+
+    Returns:
+        Whether all goals are met.
     """
+    goals = GOALS[question] if goals is None else goals
     machine = machine_here()
     before = last_recorded(question, machine)
-    Console(width=100).print(compared(figures, before) if before else NO_RECORD)
+    console = Console(width=110)
+    console.print(compared(figures, before, goals))
+    if before is None:
+        console.print(NO_RECORD)
+    missed = [name for name, goal in goals.items() if is_met(figures.get(name), goal) is False]
+    for name in missed:
+        console.print(f"Missed: {name} is {_said(figures[name])}, wanted {goals[name]}.")
     if not quick:
         _write(question, figures, details, machine)
     click.echo(json.dumps(dict(figures)))
+    return not missed
 
 
 def last_recorded(question: str, machine: Mapping[str, Any], results: Path = RESULTS) -> dict[str, Any] | None:
@@ -58,22 +81,62 @@ def last_recorded(question: str, machine: Mapping[str, Any], results: Path = RES
     return None
 
 
-def compared(figures: Mapping[str, Any], before: Mapping[str, Any]) -> Table:
-    """Lay figures out beside those that were kept last.
+def compared(figures: Mapping[str, Any], before: Mapping[str, Any] | None, goals: Mapping[str, str] = {}) -> Table:
+    """Lay figures out beside those that were kept last, and beside what is wanted.
 
     Args:
         figures: What was measured now.
         before: What `last_recorded` found.
+        goals: As in `goals.py`.
 
     Returns:
-        A table; which direction is better, a figure's name and the README say.
+        A table, which says what became better or worse where a goal says which way that is.
     """
-    table = Table("figure", "now", f"{before['date']}, {before['commit']}", "ratio")
+    then_title = f"{before['date']}, {before['commit']}" if before else "before"
+    table = Table("figure", "now", then_title, "ratio", "since then", "wanted", "met")
     for name, now in figures.items():
-        then = before["figures"].get(name)
+        then = before["figures"].get(name) if before else None
+        goal = goals.get(name, "")
         both = isinstance(now, int | float) and isinstance(then, int | float) and then
-        table.add_row(name, _said(now), "-" if then is None else _said(then), f"{now / then:.2f}" if both else "")
+        ratio = f"{now / then:.2f}" if both else ""
+        met = {True: "yes", False: "NO", None: ""}[is_met(now, goal)]
+        table.add_row(name, _said(now), "-" if then is None else _said(then), ratio, trend(now, then, goal), goal, met)
     return table
+
+
+def trend(now: Any, then: Any, goal: str) -> str:
+    """Say whether a figure became better.
+
+    Args:
+        now: The figure.
+        then: What it was.
+        goal: As in `goals.py`.
+
+    Returns:
+        "better", "worse" or, within `NOISE`, "same"; nothing where no goal says which way is which.
+    """
+    if not goal or not isinstance(now, int | float) or not isinstance(then, int | float):
+        return ""
+    if abs(now - then) <= NOISE * abs(then):
+        return "same"
+    more_is_better = goal.startswith((">=", "higher"))
+    return "better" if (now > then) == more_is_better else "worse"
+
+
+def is_met(figure: Any, goal: str) -> bool | None:
+    """Say whether a figure is as it is wanted.
+
+    Args:
+        figure: What was measured.
+        goal: As in `goals.py`.
+
+    Returns:
+        Whether it is; None where nothing is promised, or nothing was measured.
+    """
+    sign, _, limit = goal.partition(" ")
+    if sign not in {">=", "<="} or not isinstance(figure, int | float):
+        return None
+    return figure >= float(limit) if sign == ">=" else figure <= float(limit)
 
 
 def _said(figure: Any) -> str:

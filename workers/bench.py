@@ -71,6 +71,8 @@ class Bench:
     """Whether the process is asked to end."""
     batch_images: int = 1
     """How many images are encoded at once; less and less where memory is short."""
+    image_s: float = 0.0
+    """What an image of the last batch took, in seconds; 0 before the first."""
     looks_left: float = 0.0
     """How many answers may be looked at again; each answer brings its share."""
     thumbnails: Thumbnails | None = None

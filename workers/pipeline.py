@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 AHEAD = 4
 """How many images are fetched ahead of a batch."""
 
+BATCH_S = 0.5
+"""How long a batch may take, in seconds: a person waits for it, and a device that is that slow is full anyway."""
+
 BACKOFF_S = (5, 30, 120, 600)
 """Pauses before an image that was away is asked for again, in seconds."""
 
@@ -118,7 +121,7 @@ class Pipeline:
 
     def _next_batch(self) -> list[tuple[PredictJob, ...]]:
         # The next image, and with it those right behind it that are there already.
-        images, most = self._bench.images, self._bench.batch_images
+        images, most = self._bench.images, self._most()
         for jobs in islice(self._left, most + AHEAD):
             if not images.begin(jobs[0]):
                 break
@@ -126,6 +129,10 @@ class Pipeline:
         while self._left and len(batch) < most and images.is_there(self._left[0][0]):
             batch.append(self._left.popleft())
         return batch
+
+    def _most(self) -> int:
+        image_s = self._bench.image_s
+        return min(self._bench.batch_images, max(1, int(BATCH_S / image_s))) if image_s else self._bench.batch_images
 
     def _drawn(self, model: Model, batch: Sequence[tuple[PredictJob, ...]]) -> Iterator[Drawn | Refusal]:
         fetched: list[Fetched] = []
@@ -136,11 +143,14 @@ class Pipeline:
             else:
                 yield from one
         images = {job.key: one.images for one in fetched for job in one.jobs}
+        began = time.monotonic()
         for outcome in draw(self._bench, model, fetched) if fetched else ():
             if isinstance(outcome, Drawn):
                 outcome = look_again(self._bench, model, images[outcome.job.key], outcome)
                 self._picture(images[outcome.job.key], outcome, model.version)
             yield outcome
+        if fetched:
+            self._bench.image_s = (time.monotonic() - began) / len(fetched)
 
     def _picture(self, images: Sequence[np.ndarray], drawn: Drawn, model_version: str) -> None:
         pictures = self._bench.thumbnails

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +150,21 @@ def test_images_that_are_there_are_encoded_together(room: Room) -> None:
         pass
     assert room.run(*jobs) == [0, 1, 2, 3, 4, 5]
     assert room.encoded == [3, 3]
+
+
+def test_a_batch_is_no_larger_than_a_person_may_wait_for_it(room: Room) -> None:
+    room.bench.batch_images = 8
+    jobs = [of_image(number, str(number)) for number in range(12)]
+    for job in jobs:
+        room.bench.images.begin(job)
+    while not all(room.bench.images.is_there(job) for job in jobs):
+        pass
+    encode_all = room.encode_all
+    room.encode_all = lambda images: [time.sleep(0.15 * len(images)), *encode_all(images)][1:]  # type: ignore[method-assign]
+    assert room.run(*jobs) == list(range(12))
+    assert room.encoded[0] == 8, "nobody knows yet how long an image takes"
+    assert max(room.encoded[1:]) <= 3
+    assert room.bench.batch_images == 8, "as the memory allows"
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_and_later_ones_are_smaller(room: Room) -> None:
