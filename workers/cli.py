@@ -14,12 +14,12 @@ from rich.console import Console
 
 from workers import logs, metrics, progress
 from workers.complaint import USAGE, Complaint, complaining
-from workers.errors import WorkersError
+from workers.errors import RedisAway, WorkersError
 from workers.leased import is_of
 from workers.queue import GPU, INTERACTIVE, TRAIN, JobQueue
 from workers.settings import Settings
 from workers.simulated import SimulatedPredictor
-from workers.status import status_of, watch
+from workers.status import names_of_workers, status_of, watch
 from workers.supervisor import LINE, supervise
 
 if TYPE_CHECKING:
@@ -169,11 +169,18 @@ def status(as_json: bool, once: bool) -> None:
 
 @main.command()
 def alive() -> None:
-    """Exit with 0 if a worker, trainer or courier of this host takes jobs, else 1: for checks of containers."""
+    """Exit with 0 if a worker, trainer or courier of this host takes jobs, else 1: for checks of containers.
+
+    A Redis that is away is waited for, and to start anew would not bring it back: that is 0 too.
+    """
     with complaining(WorkersError):
         settings = Settings.load()
-        with JobQueue.open(settings) as queue:
-            names = [worker.name for worker in status_of(queue).workers if is_of(worker.name, socket.gethostname())]
+        try:
+            with JobQueue.open(settings) as queue:
+                names = [name for name in names_of_workers(queue) if is_of(name, socket.gethostname())]
+        except RedisAway as exc:
+            click.echo(f"{exc}. It is waited for.")
+            return
     click.echo(f"{', '.join(names)} takes jobs." if names else "Nothing on this host takes jobs.")
     sys.exit(not names)
 

@@ -18,11 +18,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
+from redis.client import Pipeline
 from rq import Queue, SimpleWorker
 from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.worker import WorkerStatus
+from rq.worker_registration import register
 
 from workers import progress
 from workers.own_job import OwnJob
@@ -101,6 +103,26 @@ class LeasedWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
         )
         self._stop = stop
         self._pace = pace
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Say that this worker lives; after Redis forgot everything also what it is.
+
+        Args:
+            timeout: How long that holds, in seconds.
+            pipeline: To send it with.
+        """
+        super().heartbeat(timeout, pipeline)
+        if pipeline is None and not self.connection.hexists(self.key, "birth"):
+            self.connection.hset(self.key, mapping=self.serialize() | {"state": self.get_state()} | self.described())
+            register(self)
+
+    def described(self) -> dict[str, str]:
+        """Say what else people want to know of this worker.
+
+        Returns:
+            Fields of RQ's record of it.
+        """
+        return {}
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Tell how long the lease on a job lasts from now; RQ would make it the job's timeout and a minute.

@@ -15,6 +15,7 @@ from rich.table import Table
 from rq import SimpleWorker
 from rq.job import Job
 from rq.utils import as_text
+from rq.worker_registration import get_keys
 
 from workers.contract import Training, Wire
 from workers.errors import Move
@@ -104,6 +105,28 @@ def status_of(queue: JobQueue) -> Status:
         failures=tuple(queue.failures()),
         trainings=tuple(queue.trainings().values()),
     )
+
+
+@renaming_redis_errors()
+def names_of_workers(queue: JobQueue) -> list[str]:
+    """Say who takes jobs, in two calls to Redis, whatever waits or has failed.
+
+    Args:
+        queue: From any queue of the same Redis.
+
+    Returns:
+        Their names; not of those that were not heard of for long.
+    """
+    keys = sorted(get_keys(connection=queue.redis))
+    with queue.redis.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.exists(key)
+        there = pipe.execute()
+    return [
+        key.removeprefix(SimpleWorker.redis_worker_namespace_prefix)
+        for key, lives in zip(keys, there, strict=True)
+        if lives
+    ]
 
 
 def _state_of(worker: SimpleWorker) -> WorkerState:

@@ -20,7 +20,6 @@ from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 from rq.utils import now
-from rq.worker_registration import register
 
 from workers import desk, leased
 from workers.ahead import ImagesAhead
@@ -105,20 +104,15 @@ class DeviceWorker(LeasedWorker):
     def register_birth(self) -> None:
         """Join the list of workers, and say what it computes on."""
         super().register_birth()
-        self.connection.hset(self.key, DEVICE, self._device)
+        self.connection.hset(self.key, mapping=self.described())
 
-    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Say that this worker lives; after Redis forgot everything also what it is.
+    def described(self) -> dict[str, str]:
+        """Say what it computes on.
 
-        Args:
-            timeout: How long that holds, in seconds.
-            pipeline: To send it with.
+        Returns:
+            Fields of RQ's record of it.
         """
-        super().heartbeat(timeout, pipeline)
-        if pipeline is None and not self.connection.hexists(self.key, "birth"):
-            known = {"state": self.get_state(), DEVICE: self._device}
-            self.connection.hset(self.key, mapping=self.serialize() | known)
-            register(self)
+        return {DEVICE: self._device}
 
     def run_maintenance_tasks(self) -> None:
         """Look for jobs whose worker died."""

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import jsonschema
 import pytest
 import yaml
 
 from ml_backend.cli import main as backend
+from tests.contracts.kubernetes_schemas import SCHEMAS
 from tests.need import need_backend_python
 from workers.cli import main as worker
 from workers.settings import Settings
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
 OURS = ("web", "courier", "worker", "worker-cpu", "trainer")
 MANIFESTS = sorted((ROOT / "deploy" / "kubernetes").glob("*.yaml"))
+KINDS = {"Namespace", "Deployment", "Service", "TriggerAuthentication"}
 PROGRAMS = {"rsrefseg-backend": backend, "rsrefseg-worker": worker}
 
 
@@ -57,8 +60,58 @@ def test_manifests_are_what_kubernetes_takes(path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     kinds = [document["kind"] for document in yaml.safe_load_all(path.read_text("utf-8"))]
-    of_others = {"Kustomization", "ScaledObject", "TriggerAuthentication"}
-    assert (done.stdout + done.stderr).count(" passed for ") == sum(kind not in of_others for kind in kinds)
+    assert (done.stdout + done.stderr).count(" passed for ") == sum(kind not in SCHEMAS for kind in kinds)
+
+
+def test_objects_of_others_are_what_they_take() -> None:
+    seen = [document for document in documents() if document["kind"] in SCHEMAS]
+    assert {document["kind"] for document in seen} == set(SCHEMAS)
+    for document in seen:
+        jsonschema.validate(document, SCHEMAS[document["kind"]])
+    [scaled] = [document for document in seen if document["kind"] == "ScaledObject"]
+    misspelt = scaled | {"spec": scaled["spec"] | {"minReplicas": 1}}
+    with pytest.raises(jsonschema.ValidationError, match="minReplicas"):
+        jsonschema.validate(misspelt, SCHEMAS["ScaledObject"])
+
+
+def test_what_is_named_elsewhere_is_there() -> None:
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for document in documents():
+        by_kind.setdefault(document["kind"], []).append(document)
+    names = {kind: {one["metadata"]["name"] for one in some} for kind, some in by_kind.items() if kind in KINDS}
+    [kustomization] = by_kind["Kustomization"]
+    assert set(kustomization["resources"]) == {path.name for path in MANIFESTS} - {"kustomization.yaml"}
+    assert kustomization["namespace"] in names["Namespace"]
+    ours = {container["image"] for _, container in containers() if ":" not in container["image"]}
+    assert {image["name"] for image in kustomization["images"]} == ours
+    [scaled] = by_kind["ScaledObject"]
+    assert scaled["spec"]["scaleTargetRef"]["name"] in names["Deployment"]
+    [trigger] = scaled["spec"]["triggers"]
+    assert trigger["authenticationRef"]["name"] in names["TriggerAuthentication"]
+    created = set(re.findall(r"--from-literal=(\w+)=", (ROOT / "docs/kubernetes.md").read_text("utf-8")))
+    [authentication] = by_kind["TriggerAuthentication"]
+    assert {one["key"] for one in authentication["spec"]["secretTargetRef"]} <= created
+    host = re.match(r"http://(\w+)\.(\w+)\.svc\.", trigger["metadata"]["url"])
+    assert host is not None
+    assert (host[1] in names["Service"], host[2]) == (True, kustomization["namespace"])
+
+
+def test_every_pod_of_ours_is_called_by_those_alone_who_have_to() -> None:
+    may: dict[str, set[int]] = {}
+    for document in documents():
+        if document["kind"] == "NetworkPolicy":
+            assert document["spec"]["policyTypes"] == ["Ingress"]
+            selector = document["spec"]["podSelector"]
+            apps = (
+                [selector["matchLabels"]["app"]]
+                if "matchLabels" in selector
+                else selector["matchExpressions"][0]["values"]
+            )
+            for rule in document["spec"]["ingress"]:
+                assert rule["from"], "nobody is let in without a name"
+                for app in apps:
+                    may.setdefault(app, set()).update(port["port"] for port in rule["ports"])
+    assert may == {"redis": {6379}, "web": {9090}, "courier": {9091}, "worker": {9091}, "trainer": {9091}}
 
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)

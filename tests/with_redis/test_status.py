@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +22,8 @@ from workers.contract import Training
 from workers.failures import Failure
 from workers.leased import is_of
 from workers.queue import JobQueue
-from workers.status import Status, status_of, watch
+from workers.redis_server import EmbeddedRedis
+from workers.status import Status, names_of_workers, status_of, watch
 
 
 def test_status_shows_what_waits_who_works_on_what_and_what_failed(
@@ -61,6 +67,53 @@ def test_alive_says_whether_this_host_takes_jobs(
     wait_for(lives)
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     assert not lives()
+
+
+def test_alive_asks_little_of_redis_however_much_has_failed(queue: JobQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", str(queue.settings.redis_url))
+    for task in range(50):
+        queue.record_failure(Failure.of(make_job(task), "predict", "ours", "it broke"))
+    queue.redis.config_resetstat()
+    CliRunner().invoke(main, ["alive"])
+    asked = {name.removeprefix("cmdstat_").partition("|")[0] for name in queue.redis.info("commandstats")}
+    assert asked - {"client", "config", "hello", "info", "ping"} == {"smembers"}, (
+        "and whether those who stand there live"
+    )
+
+
+def test_a_redis_that_is_away_is_no_reason_to_start_anew(
+    redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    pid = redis_server.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        frozen = CliRunner().invoke(main, ["alive"])
+        assert time.monotonic() - began < 13, "the probes of containers wait for 15 s"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    redis_server.stop()
+    for seen in (frozen, CliRunner().invoke(main, ["alive"])):
+        assert seen.exit_code == 0
+        assert "It is waited for." in seen.output
+
+
+def test_who_is_forgotten_by_redis_is_alive_again_soon(
+    queue: JobQueue,
+    start_worker: Callable[[], WorkerProcess],
+) -> None:
+    start_worker()
+    script = str(Path(__file__).with_name("courier_process.py"))
+    ours = {"REDIS_URL": str(queue.settings.redis_url), "LABEL_STUDIO_URL": "http://127.0.0.1:9"}
+    courier = subprocess.Popen([sys.executable, script], env=os.environ | ours | {"LABEL_STUDIO_API_KEY": "0" * 40})
+    try:
+        wait_for(lambda: len(names_of_workers(queue)) == 2, 60)
+        queue.redis.flushall()
+        wait_for(lambda: len(names_of_workers(queue)) == 2, 60)
+    finally:
+        courier.kill()
+        courier.wait()
 
 
 @pytest.mark.parametrize(
