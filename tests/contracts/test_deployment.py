@@ -49,6 +49,14 @@ def commands() -> list[list[str]]:
     return found
 
 
+def test_the_script_that_tries_the_images_runs_every_kind_of_process() -> None:
+    script = ROOT / "deploy/images.sh"
+    subprocess.run(["sh", "-n", str(script)], check=True, timeout=60)
+    assert script.stat().st_mode & 0o111
+    run = [line.split(" rsrefseg-", 1)[1] for line in script.read_text("utf-8").splitlines() if 'service "$' in line]
+    assert run == ["backend web", "backend courier", "worker run --gpus cpu", "worker run --gpus cpu --queue train"]
+
+
 def test_the_compose_file_is_one() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     subprocess.run([*command, str(ROOT / "docker-compose.yml")], check=True, capture_output=True, timeout=60)
