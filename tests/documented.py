@@ -13,7 +13,13 @@ import click
 from tests.reference import PROGRAMS
 from workers.settings import Settings
 
-PAGES = (Path("README.md"), Path("CONTRIBUTING.md"), Path("SECURITY.md"), *sorted(Path("docs").glob("*.md")))
+PAGES = (
+    *(
+        Path(name)
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "examples/README.md")
+    ),
+    *sorted(Path("docs").glob("**/*.md")),
+)
 SHELL = ("sh", "bash", "shell", "console")
 OTHERS = (
     "make",
@@ -44,6 +50,14 @@ class Shown(NamedTuple):
     @property
     def words(self) -> list[str]:
         return shlex.split(self.line, comments=True)
+
+    @property
+    def in_container(self) -> list[str]:
+        """The command alone, if Docker or Kubernetes is asked to run it in a container."""
+        words = self.words
+        if "exec" not in words:
+            return words
+        return words[next(at for at in range(words.index("exec"), len(words)) if words[at] in PROGRAMS) :]
 
 
 def shown_commands() -> list[Shown]:

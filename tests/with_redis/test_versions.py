@@ -214,6 +214,22 @@ def test_the_list_has_scores_verdicts_and_who_serves_since_when(
     assert [move["version"] for move in said["history"]] == ["v2", "v4"]
 
 
+def test_the_weights_of_old_versions_that_never_served_are_removed_and_their_scores_stay(
+    registry: Registry, models: Callable[..., Result]
+) -> None:
+    models("promote", "--version", "v1")
+    assert models("prune", "--keep", "5").output == "There was nothing to remove.\n"
+    assert models("prune", "--keep", "1").output == "Removed the weights of v2.\n"
+    assert [registry.has_weights(1, name) for name in ("v1", "v2", "corrupt")] == [True, False, True]
+    assert [one["version"] for one in json.loads(models("list", "--json").output)["versions"]] == [
+        "v1",
+        "v2",
+        "corrupt",
+    ]
+    assert json.loads(models("prune", "--keep", "1", "--json").output) == {"pruned": []}
+    assert models("prune", "--keep", "0").exit_code == 2
+
+
 def test_a_version_that_the_gate_refused_is_promoted_by_force_and_that_is_remembered(
     registry: Registry, models: Callable[..., Result], tmp_path: Path
 ) -> None:

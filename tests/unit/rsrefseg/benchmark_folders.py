@@ -122,4 +122,19 @@ def coco(root: Path) -> Path:
     return root
 
 
+def instances(root: Path, *splits: str) -> Path:
+    """The two scenes in each split, with two things in each."""
+    images, annotations = [], []
+    for number, scene in enumerate(scenes()):
+        write_image(root / "images" / f"{number}.png", scene.image)
+        images.append({"id": number, "file_name": f"{number}.png"})
+        for kind, mask in enumerate((scene.mask, np.roll(scene.mask, 25, axis=1))):
+            annotations.append({"image_id": number, "category_id": kind, "segmentation": rle(mask)})
+    categories = [{"id": 0, "name": "ship"}, {"id": 1, "name": "storage_tank"}]
+    for split in splits:
+        table = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"{split}.json").write_text(json.dumps(table))
+    return root
+
+
 FOLDERS = {"rrsis-d": rrsis_d, "refsegrs": refsegrs, "risbench": risbench, "socioseg": socioseg, "coco": coco}

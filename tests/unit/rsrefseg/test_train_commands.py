@@ -32,7 +32,19 @@ def ran(*words: object):
 
 def test_a_model_is_taught_further_on_a_benchmark_and_scored_by_the_next_command(root, small_checkpoint, tmp_path):
     chosen = ("--dataset", "coco", "--root", root, "--preset", "tiny", "--out", tmp_path / "run", "--threads", 1)
-    hurried = ("--epochs", 2, "--batch", 1, "--val-every", 1, "--freeze-norms", "--start", small_checkpoint)
+    hurried = (
+        "--epochs",
+        2,
+        "--batch",
+        1,
+        "--val-every",
+        1,
+        "--freeze-norms",
+        "--start",
+        small_checkpoint,
+        "--device",
+        "cpu",
+    )
     done = ran("train", *chosen, *hurried)
     assert done.exit_code == 0, done.output
     assert "val: " in done.output
@@ -71,7 +83,9 @@ def test_a_checkpoint_of_another_preset_is_not_started_from(root, small_checkpoi
 
 
 def test_tiny_is_trained_from_nothing_in_one_command(tmp_path):
-    done = ran("train-tiny", "--out", tmp_path / "run", "--scenes", 2, "--pace", 0.0003, "--threads", 1)
+    photographs = folders.instances(tmp_path / "photographs", "train", "dev")
+    hurried = ("--scenes", 2, "--pace", 0.0003, "--threads", 1)
+    done = ran("train-tiny", "--out", tmp_path / "run", "--instances", photographs, *hurried)
     assert done.exit_code == 0, done.output
     assert "scenes: " in done.output
     assert checkpoint.read_config(tmp_path / "run/checkpoint").preset.name == "tiny"
