@@ -82,10 +82,12 @@ def prelabel(project_id: int, limit: int | None, wait: bool, as_json: bool) -> N
 
     from ml_backend.label_studio import LabelStudio
     from ml_backend.prelabel import Prelabel
+    from workers import traces
     from workers.queue import JobQueue
 
     with complaining(BackendError, WorkersError):
         settings = Settings.load()
+        traces.start(settings, "rsrefseg-prelabel")
         with closing(LabelStudio.of(settings)) as label_studio, JobQueue.open(settings) as queue:
             queue.ping()
             work = Prelabel(queue, label_studio, project_id, Console(stderr=True))

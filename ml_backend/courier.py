@@ -114,7 +114,7 @@ class Courier:
             started = time.monotonic()
             prediction = answer_to_prediction(answer)
             try:
-                with metrics.timed("deliver"):
+                with metrics.timed("deliver", [job]):
                     unsure = self._patiently(answer, prediction)
             except (TaskGone, RequestRefused) as exc:
                 self._give_up(answer, "annotator", str(exc), "task_gone" if isinstance(exc, TaskGone) else "refused")

@@ -12,7 +12,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from ml_backend.errors import StartFailed
 from ml_backend.web import create_app
-from workers import logs
+from workers import logs, traces
 from workers.queue import JobQueue
 from workers.settings import Settings
 
@@ -70,6 +70,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         Returns:
             The application.
         """
+        traces.start(self._settings, "rsrefseg-web")
         return create_app(self._settings, self._queue, self._queue.redis.connection_pool)
 
 

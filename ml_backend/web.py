@@ -28,7 +28,7 @@ from ml_backend.options import Options
 from ml_backend.protocol import START_TRAINING, Context, PredictRequest, SetupRequest, Task, Webhook, read_as
 from ml_backend.status_page import StatusPage
 from ml_backend.translate import answer_to_prediction, task_to_job
-from workers import metrics
+from workers import metrics, traces
 from workers.contract import Answer, PredictJob
 from workers.queue import Event, JobQueue, QueueFull, RedisAway
 from workers.settings import Settings
@@ -167,7 +167,7 @@ class Routes:
             For each task an empty list, which Label Studio takes for "not yet": the courier delivers. For a person who
             waits in the editor, the regions.
         """
-        with reading(request.stream) as (sent, tasks):
+        with traces.call("/predict", request.headers.get("traceparent")), reading(request.stream) as (sent, tasks):
             return {"results": self.answer(sent, tasks)}
 
     def answer(self, sent: PredictRequest, tasks: TaskFile) -> list[Any]:

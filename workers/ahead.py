@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 
@@ -33,20 +33,20 @@ class ImagesAhead:
         self._threads = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetcher")
         self._coming: dict[str, Future[_Image | None]] = {}
 
-    def begin(self, job: PredictJob) -> bool:
-        """Let a request's images be fetched, if there is room for them.
+    def begin(self, jobs: Sequence[PredictJob]) -> bool:
+        """Let the images of requests be fetched, if there is room for them.
 
         Args:
-            job: The request.
+            jobs: The requests, all about the same images; at least one.
 
         Returns:
             Whether they are on their way.
         """
-        for uri in job.image_uris:
+        for uri in jobs[0].image_uris:
             if uri not in self._coming:
                 if self._fetcher.is_full:
                     return False
-                self._coming[uri] = self._begin(uri, job.task_id, if_room=True)
+                self._coming[uri] = self._begin(uri, jobs, if_room=True)
         return True
 
     def is_there(self, job: PredictJob) -> bool:
@@ -62,27 +62,28 @@ class ImagesAhead:
             (one := self._coming.get(uri)) is not None and one.done() and not _no_room(one) for uri in job.image_uris
         )
 
-    def take(self, job: PredictJob, timeout_s: float) -> tuple[tuple[np.ndarray, ...], float]:
-        """Wait for a request's images; they are then no longer kept. It raises what the fetcher did, or `TimeoutError`.
+    def take(self, jobs: Sequence[PredictJob], timeout_s: float) -> tuple[tuple[np.ndarray, ...], float]:
+        """Wait for requests' images; they are then no longer kept. It raises what the fetcher did, or `TimeoutError`.
 
         Args:
-            job: The request.
+            jobs: The requests, all about the same images; at least one.
             timeout_s: How long to wait at most, in seconds.
 
         Returns:
             (h, w, 3) uint8 RGB each, and the seconds that they took to fetch.
         """
         until = time.monotonic() + timeout_s
-        coming = {uri: self._coming.pop(uri, None) for uri in dict.fromkeys(job.image_uris)}
-        begun = {uri: one or self._begin(uri, job.task_id, if_room=True) for uri, one in coming.items()}
+        uris = jobs[0].image_uris
+        coming = {uri: self._coming.pop(uri, None) for uri in dict.fromkeys(uris)}
+        begun = {uri: one or self._begin(uri, jobs, if_room=True) for uri, one in coming.items()}
         there: dict[str, _Image] = {}
         for uri, one in begun.items():
             image = one.result(max(0.0, until - time.monotonic()))
             while image is None:  # There was no room for it; now that it is wanted there will be.
-                wanted = self._begin(uri, job.task_id, if_room=False)
+                wanted = self._begin(uri, jobs, if_room=False)
                 image = wanted.result(max(0.0, until - time.monotonic()))
             there[uri] = image
-        images = [there[uri] for uri in job.image_uris]
+        images = [there[uri] for uri in uris]
         return tuple(image for image, _ in images), sum(seconds for _, seconds in images)
 
     def keep_only(self, uris: Collection[str]) -> None:
@@ -94,14 +95,14 @@ class ImagesAhead:
         for uri in self._coming.keys() - set(uris):
             self._coming.pop(uri).cancel()
 
-    def _begin(self, uri: str, task_id: int, *, if_room: bool) -> Future[_Image | None]:
-        return self._threads.submit(copy_context().run, self._fetch, uri, task_id, if_room)
+    def _begin(self, uri: str, jobs: Sequence[PredictJob], *, if_room: bool) -> Future[_Image | None]:
+        return self._threads.submit(copy_context().run, self._fetch, uri, jobs, if_room)
 
-    def _fetch(self, uri: str, task_id: int, if_room: bool) -> _Image | None:
+    def _fetch(self, uri: str, jobs: Sequence[PredictJob], if_room: bool) -> _Image | None:
         started = time.monotonic()
         try:
-            with metrics.timed("fetch"):
-                return self._fetcher.fetch(uri, task_id, if_room=if_room), time.monotonic() - started
+            with metrics.timed("fetch", jobs):
+                return self._fetcher.fetch(uri, jobs[0].task_id, if_room=if_room), time.monotonic() - started
         except NoRoom:
             return None  # Not left to raise: what is raised holds on to the file.
 

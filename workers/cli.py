@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from workers import logs, metrics, progress
+from workers import logs, metrics, progress, traces
 from workers.complaint import USAGE, Complaint, complaining
 from workers.errors import RedisAway, WorkersError
 from workers.leased import is_of
@@ -102,6 +102,7 @@ def _work(settings: Settings, gpu: str, queue_name: str, simulate: float | None)
     from workers.worker import serve, serve_training  # OpenCV is in there, which only a running worker needs.
 
     with complaining(WorkersError), JobQueue.open(settings) as queue:
+        traces.start(settings, "rsrefseg-worker")
         if predictor is None:
             serve_training(queue, device=device, torch_device=CPU if gpu == CPU else "cuda")
         else:

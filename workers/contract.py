@@ -8,6 +8,7 @@ This module imports no torch; images cross as URIs, masks as COCO run lengths.
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
@@ -175,6 +176,10 @@ class PredictJob(Wire):
     """A person waits in the editor: the answer goes back to the caller and is not delivered."""
     rules: Rules | None = None
     """How its masks are cleaned; None where the project leaves that to us."""
+    asked_at: AwareDatetime | None = None
+    """When it was taken in."""
+    traceparent: Annotated[str, Field(max_length=55)] | None = None
+    """Its place in a trace, as W3C Trace Context writes it; None where nothing is told of it."""
 
     @model_validator(mode="after")
     def _about_its_images(self) -> Self:
@@ -189,7 +194,22 @@ class PredictJob(Wire):
         Returns:
             32 hexadecimal digits over everything that makes the answer.
         """
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
+        question = self.model_dump_json(exclude={"asked_at", "traceparent"})
+        return hashlib.sha256(question.encode()).hexdigest()[:32]
+
+    def taken_in(self, at: datetime, traceparent: str | None) -> Self:
+        """Note when and by which way the request came; it stays the same request.
+
+        Args:
+            at: When.
+            traceparent: Its place in a trace.
+
+        Returns:
+            The request with these.
+        """
+        noted = self.model_copy(update={"asked_at": at, "traceparent": traceparent})
+        noted.__dict__["key"] = self.key  # Data URIs of megabytes are not hashed again.
+        return noted
 
     def __copy__(self) -> Self:
         # A copy is made to be changed, and then has a key of its own.

@@ -118,7 +118,7 @@ def draw(bench: Bench, model: Model, images: Sequence[Fetched]) -> Iterator[Draw
     started = time.monotonic()
     try:
         metrics.BATCH_IMAGES.observe(sum(len(one.images) for one in images))
-        with _on_time(bench), metrics.timed("encode", busy=True):
+        with _on_time(bench), metrics.timed("encode", [job for one in images for job in one.jobs], busy=True):
             embeddings = iter(model.encode_all([image for one in images for image in one.images]))
     except Exception as exc:
         if len(images) == 1:
@@ -145,7 +145,7 @@ def _ask(
     vector = np.zeros(0, np.float16)
     if len(jobs) == 1 or sum(len(job.asks) for job in jobs) <= ASKS_LIMIT:
         try:
-            with _on_time(bench), metrics.timed("masks", busy=True):
+            with _on_time(bench), metrics.timed("masks", jobs, busy=True):
                 vector = _vector(model, embeddings)
                 segments = _segments(model, embeddings, [ask for job in jobs for ask in job.asks])
         except Exception as exc:
@@ -189,7 +189,7 @@ def look_again(bench: Bench, model: Model, images: Sequence[np.ndarray], drawn: 
     bench.looks_left -= 1
     started = time.monotonic()
     try:
-        with _on_time(bench), metrics.timed("second_look", busy=True):
+        with _on_time(bench), metrics.timed("second_look", [drawn.job], busy=True):
             again = model.look_again(images[number], [segments[place] for place in places])
     except Exception as exc:
         if _device_lost(exc):

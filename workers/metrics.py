@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -25,6 +25,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from workers import traces
+from workers.contract import PredictJob
 from workers.corrections import TaskCorrections
 from workers.errors import RedisAway, SettingsError
 from workers.queue import JobQueue
@@ -150,22 +152,28 @@ class Fleet(Collector):
 
 
 @contextmanager
-def timed(stage: str, *, busy: bool = False) -> Iterator[None]:
+def timed(stage: str, jobs: Sequence[PredictJob] = (), *, busy: bool = False) -> Iterator[None]:
     """Time a stage of the road.
 
     Args:
         stage: Its name in `rsrefseg_stage_seconds`.
+        jobs: The requests in whose traces it belongs.
         busy: Whether the model computes in it.
 
     Yields:
         Nothing.
     """
     started = time.perf_counter()
+    error = ""
     try:
         yield
+    except BaseException as exc:
+        error = type(exc).__name__
+        raise
     finally:
         seconds = time.perf_counter() - started
         STAGE_SECONDS.labels(stage).observe(seconds)
+        traces.past(stage, jobs, seconds, error)
         if busy:
             BUSY_SECONDS.inc(seconds)
 

@@ -123,7 +123,7 @@ class Pipeline:
         # The next image, and with it those right behind it that are there already.
         images, most = self._bench.images, self._most()
         for jobs in islice(self._left, most + AHEAD):
-            if not images.begin(jobs[0]):
+            if not images.begin(jobs):
                 break
         batch = [self._left.popleft()]
         while self._left and len(batch) < most and images.is_there(self._left[0][0]):
@@ -175,7 +175,7 @@ class Pipeline:
 
     def _fetched(self, jobs: tuple[PredictJob, ...]) -> Fetched | list[Refusal]:
         try:
-            images, seconds = self._bench.images.take(jobs[0], self._bench.queue.settings.predict_timeout_s)
+            images, seconds = self._bench.images.take(jobs, self._bench.queue.settings.predict_timeout_s)
         except Exception as exc:
             if isinstance(exc, ImageAway) and self._chunk.tries < exc.tries:
                 log.info("image away", extra={"reason": str(exc), "attempt": self._chunk.tries + 1})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from rq import get_current_job
 from rq.job import Job
 from rq.utils import now
 from structlog.contextvars import bound_contextvars
 
-from workers import metrics
+from workers import metrics, traces
 from workers.bench import Model, at_hand
 from workers.contract import Chunk, PredictJob, Refusal
 from workers.drawing import Drawn, Fetched, draw, without_image
@@ -33,8 +34,8 @@ def work(chunk_json: str) -> None:
         raise RuntimeError("a chunk is worked on where RQ runs its job, by `rsrefseg-worker run`")
     chunk = Chunk.model_validate_json(chunk_json)
     died = (job.retries_left or 0) < WORKER_DEATHS
-    _time_wait(job)
-    with bound_contextvars(job_id=job.id, project_id=chunk.project_id):
+    with bound_contextvars(job_id=job.id, project_id=chunk.project_id), traces.chunk(job.id, chunk):
+        _time_wait(job, chunk.requests)
         Pipeline(at_hand(), chunk, job.id, died=died).run()
 
 
@@ -49,7 +50,7 @@ def reply(job_json: str) -> str:
     """
     job = PredictJob.model_validate_json(job_json)
     if rq_job := get_current_job():
-        _time_wait(rq_job)
+        _time_wait(rq_job, (job,))
     with bound_contextvars(job_id=job.key, project_id=job.project_id, task_id=job.task_id):
         model = at_hand().models.of(job.project_id)
         outcome = _drawn(model, job)
@@ -61,15 +62,17 @@ def reply(job_json: str) -> str:
         return outcome.answer(model.version).model_dump_json()
 
 
-def _time_wait(job: Job) -> None:
+def _time_wait(job: Job, requests: Sequence[PredictJob]) -> None:
     if job.enqueued_at:
-        metrics.STAGE_SECONDS.labels("queue").observe(max(0.0, (now() - job.enqueued_at).total_seconds()))
+        seconds = max(0.0, (now() - job.enqueued_at).total_seconds())
+        metrics.STAGE_SECONDS.labels("queue").observe(seconds)
+        traces.past("queue", requests, seconds)
 
 
 def _drawn(model: Model, job: PredictJob) -> Drawn | Refusal:
     bench = at_hand()
     try:
-        images, seconds = bench.images.take(job, bench.queue.settings.predict_timeout_s)
+        images, seconds = bench.images.take((job,), bench.queue.settings.predict_timeout_s)
     except Exception as exc:
         return without_image(job, exc)
     [outcome] = draw(bench, model, [Fetched(images, (job,), seconds)])

@@ -30,6 +30,7 @@ from rq.results import Result
 from rq.utils import as_text, now
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
+from workers import traces
 from workers.contract import Answer, Chunk, PredictJob, Refusal, Reply, Training, TrainJob
 from workers.errors import JobStopped, Move, QueueFull, RedisAway
 from workers.failures import Failure, FailureList, Stage
@@ -191,8 +192,9 @@ class JobQueue(NoticeBoard):
             holders = zip(mine.values(), self._holders(project_id, list(mine)), strict=True)
             new[project_id] = [job for job, holder in holders if holder in ("", GONE)]
             self._check_room(in_flight, project_id, sum(not job.interactive for job in new[project_id]))
-        taken = 0
-        for mine_new in new.values():
+        taken, at = 0, now()
+        for unmarked in new.values():
+            mine_new = [job.taken_in(at, traces.ask(job, alone=len(jobs) == 1)) for job in unmarked]
             taken += sum(self._push_interactive(job) for job in mine_new if job.interactive)
             chunks = list(_chunks_of([job for job in mine_new if not job.interactive]))
             for chunk in chunks[::-1] if front else chunks:

@@ -141,6 +141,11 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     """The address that goes with RSREFSEG_METRICS_PORT; the web process has its own, /metrics."""
 
+    traces_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = None
+    """Where OpenTelemetry traces go, by OTLP over HTTP: http://collector:4318/v1/traces; without it nowhere."""
+    traces_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """How many of the traces that begin in this process are told."""
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least serious log line that is written."""
 

@@ -103,3 +103,14 @@ def test_a_worker_without_its_extra_says_what_to_install(python: Path, tmp_path:
     assert done.returncode == 2
     assert "worker" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_traces_that_are_wanted_without_their_extra_are_a_warning_and_no_end(python: Path):
+    code = (
+        "import logging\nlogging.basicConfig()\nfrom workers import traces\nfrom workers.settings import Settings\n"
+        "traces.start(Settings(traces_url='http://127.0.0.1:9/v1/traces'), 'rsrefseg-web')\n"
+        "with traces.call('/predict', None):\n    print('goes on')"
+    )
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "goes on", done.stderr
+    assert "traces not sent" in done.stderr

@@ -48,3 +48,13 @@ def test_links_of_the_repository_lead_somewhere_in_it(page: Path):
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text):
         assert ":" in target or (page.parent / target).exists(), target
+
+
+def test_decisions_are_numbered_without_gaps_and_are_all_in_the_menu():
+    pages = sorted(page.name for page in Path("docs/decisions").glob("*.md"))
+    assert [int(page.split("-")[0]) for page in pages] == list(range(1, len(pages) + 1))
+    for page in pages:
+        number = int(page.split("-")[0])
+        assert Path("docs/decisions", page).read_text().startswith(f"# {number}. "), page
+    menu = re.findall(r"- decisions/(\S+)", Path("mkdocs.yml").read_text())
+    assert menu == pages

@@ -145,7 +145,7 @@ def test_images_that_are_there_are_encoded_together(room: Room) -> None:
     room.bench.batch_images = 3
     jobs = [of_image(number, str(number)) for number in range(6)]
     for job in jobs:
-        room.bench.images.begin(job)
+        room.bench.images.begin([job])
     while not all(room.bench.images.is_there(job) for job in jobs):
         pass
     assert room.run(*jobs) == [0, 1, 2, 3, 4, 5]
