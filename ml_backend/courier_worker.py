@@ -20,7 +20,7 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.new_corrections import NewCorrections
 from ml_backend.rollout import Follower
 from ml_backend.trigger import Trigger
-from workers import leased, metrics, traces
+from workers import exposition, leased, traces
 from workers.changes import Changes
 from workers.corrections import Corrections
 from workers.leased import LeasedWorker, Pace, Stop
@@ -102,7 +102,7 @@ def run(settings: Settings) -> None:
         except (LabelStudioAway, LabelStudioRefused) as exc:
             log.warning("label studio is away; deliveries wait for it", extra={"reason": str(exc)})
         # Connections of their own: what is read there takes long, and is done at the same time.
-        metrics.show(settings)
+        exposition.show(settings)
         traces.start(settings, "rsrefseg-courier")
         changes = Changes(queue.redis, settings.reconcile_s)
         gatherer = Gatherer(queue, LabelStudio.of(settings), Corrections(settings.data), changes)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
+from prometheus_client import CONTENT_TYPE_LATEST
 from redis import ConnectionPool
 from werkzeug.exceptions import HTTPException
 
@@ -28,7 +29,7 @@ from ml_backend.options import Options
 from ml_backend.protocol import START_TRAINING, Context, PredictRequest, SetupRequest, Task, Webhook, read_as
 from ml_backend.status_page import StatusPage
 from ml_backend.translate import answer_to_prediction, task_to_job
-from workers import metrics, traces
+from workers import fleet, metrics, traces
 from workers.contract import Answer, PredictJob
 from workers.queue import Event, JobQueue, QueueFull, RedisAway
 from workers.settings import Settings
@@ -241,7 +242,7 @@ class Routes:
         Returns:
             Its text format.
         """
-        return Response(metrics.of_web(self.queue), content_type=metrics.TEXT)
+        return Response(fleet.of_web(self.queue), content_type=CONTENT_TYPE_LATEST)
 
     def openapi(self) -> dict[str, Any]:
         """Describe all routes.

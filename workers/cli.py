@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from workers import logs, metrics, progress, traces
+from workers import exposition, logs, progress, traces
 from workers.complaint import USAGE, Complaint, complaining
 from workers.errors import RedisAway, WorkersError
 from workers.leased import is_of
@@ -84,7 +84,7 @@ def run(gpus: str | None, queue: str, simulate: float | None, line: int | None) 
     command = [sys.executable, "-m", "workers.cli", "run", "--queue", queue]
     command += [] if simulate is None else ["--simulate", str(simulate)]
     commands = [[*command, "--gpus", gpu] for gpu in chosen]
-    with complaining(WorkersError), metrics.shown_for_children(settings):
+    with complaining(WorkersError), exposition.shown_for_children(settings):
         code = supervise(commands, settings.hung_s, settings.stop_s, hopeless=USAGE)
     sys.exit(code)
 

@@ -135,9 +135,9 @@ class Child:
 
     def _bury(self, hopeless: int) -> None:
         self._line.close()
-        from workers import metrics  # It takes a while to import, and workers seldom die.
+        from workers import exposition  # It takes a while to import, and workers seldom die.
 
-        metrics.forget(self.process.pid, self.process.returncode)
+        exposition.forget(self.process.pid, self.process.returncode)
         code, at = self.process.returncode, time.monotonic()
         lived = self._ready_at is not None and at - self._ready_at > LONGEST_PAUSE_S
         if lived or self._ended_jobs:

@@ -17,7 +17,7 @@ import yaml
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
-from workers import metrics
+from workers import fleet, metrics
 
 PAGE = Path("docs/metrics.md")
 MONITORING = Path("deploy/monitoring")
@@ -37,8 +37,8 @@ def rows() -> dict[str, tuple[str, tuple[str, ...], str]]:
         )
         for one in ours
     }
-    fleet = ast.parse(inspect.getsource(metrics.Fleet))
-    for call in ast.walk(fleet):
+    source = ast.parse(inspect.getsource(fleet.Fleet))
+    for call in ast.walk(source):
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "GaugeMetricFamily":
             name, text = (ast.literal_eval(one) for one in call.args[:2])
             labels = next((ast.literal_eval(one.value) for one in call.keywords if one.arg == "labels"), [])
