@@ -141,7 +141,7 @@ class Chain:
     def _look(self) -> tuple[JobQueue, Status]:
         assert self.queue is not None
         if self._status is None:
-            self._status = status_of(self.queue)
+            self._status = status_of(self.queue, failures=0)
         return self.queue, self._status
 
     def _alive(self, *queues: str) -> list[WorkerState]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from label_studio_sdk.label_interface import LabelInterface
@@ -123,8 +124,10 @@ class Courier:
                 return Retry(max=FOREVER, interval=self._patience.busy_s)
             except (LabelStudioAway, LabelStudioRefused) as exc:
                 return self._later(answer, exc)
-            self._queue.settle(job)
-            metrics.DELIVERED.labels("delivered").inc()
+            if self._queue.settle(job):
+                metrics.DELIVERED.labels("delivered").inc()
+                if job.asked_at:
+                    metrics.ASKED_TO_DELIVERED.observe((datetime.now(UTC) - job.asked_at).total_seconds())
             facts = {"regions": len(prediction["result"]), "score": prediction["score"]}
             log.info("prediction delivered", extra={**facts, "seconds": round(time.monotonic() - started, 3)})
             return Retry(max=FOREVER, interval=self._patience.late_s) if unsure else None

@@ -26,7 +26,7 @@ def training(queue: JobQueue, project_id: int) -> Iterator[Finding]:
     """
     last = queue.trainings().get(project_id)
     new = NewCorrections(queue.settings.data).of(project_id, last).corrections
-    trainers = alive(status_of(queue), TRAIN)
+    trainers = alive(status_of(queue, failures=0), TRAIN)
     again = f"`rsrefseg-backend retrain --project {project_id}` asks for one."
     if last is not None and last.stage not in ENDS:
         if not trainers:

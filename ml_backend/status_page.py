@@ -100,7 +100,7 @@ class StatusPage:
         """
         said = request.args.get("said", "")[:300]
         try:
-            status = status_of(self._queue)
+            status = status_of(self._queue, failures=SHOWN)
             captions = Thumbnails(self._queue.redis, self._settings.thumbnails).captions()
         except RedisAway:
             html = render_template("away.html", refresh_s=REFRESH_S)
@@ -115,7 +115,7 @@ class StatusPage:
             now=datetime.now(UTC),
             shown=SHOWN,
             moves=MOVES,
-            failures=_by_project(status.failures[:SHOWN]),
+            failures=_by_project(status.failures),
             projects=sorted(status.projects.items(), key=lambda item: -item[1]),
             models=[self._models(project_id) for project_id in taught[:SHOWN]],
             more_models=len(taught) - SHOWN,

@@ -302,16 +302,19 @@ class Routes:
             gesture = self._with_words(read_gesture(context, config), sent.project, task.id)
             job = task_to_job(task, sent.project, config, version, gesture)
         except Unaskable as exc:
+            metrics.UNSERVED.labels("unaskable").inc()
             log.info("nothing drawn", extra={"task_id": task.id, "reason": str(exc)})
             return nothing
         with _place(self._waiting) as waits:
             if not waits:
+                metrics.UNSERVED.labels("too_many_wait").inc()
                 log.warning("nothing drawn", extra={"task_id": task.id, "reason": "too many people wait already"})
                 return nothing
             metrics.TAKEN.labels("interactive").inc(self.queue.submit([job], front=True))
             reply = self.queue.wait_for_reply(job, self.settings.interactive_wait_s)
         if isinstance(reply, Answer):
             return answer_to_prediction(reply)
+        metrics.UNSERVED.labels("refused" if reply else "timeout").inc()
         reason = reply.reason if reply else f"no worker answered within {self.settings.interactive_wait_s:g} s"
         log.warning("nothing drawn", extra={"task_id": task.id, "reason": reason})
         return nothing

@@ -19,7 +19,7 @@ from workers.leased import is_of
 from workers.queue import GPU, INTERACTIVE, TRAIN, JobQueue
 from workers.settings import Settings
 from workers.simulated import SimulatedPredictor
-from workers.status import names_of_workers, status_of, watch
+from workers.status import SHOWN, names_of_workers, status_of, watch
 from workers.supervisor import LINE, supervise
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def status(as_json: bool, once: bool) -> None:
             if as_json:
                 click.echo(status_of(queue).model_dump_json())
             else:
-                watch(lambda: status_of(queue), Console(), once=once)
+                watch(lambda: status_of(queue, failures=SHOWN), Console(), once=once)
 
 
 @main.command()

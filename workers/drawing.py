@@ -23,6 +23,7 @@ from rsrefseg.second_look import is_uncertain
 from workers import metrics, progress
 from workers.bench import Bench, Model, Segmented
 from workers.contract import ASKS_LIMIT, Answer, Ask, Found, Pointed, PredictJob, Refusal, Rle
+from workers.device_use import synchronise
 from workers.errors import ImageAway, ImageRefused, Move
 from workers.notices import Sketch
 
@@ -120,6 +121,7 @@ def draw(bench: Bench, model: Model, images: Sequence[Fetched]) -> Iterator[Draw
         metrics.BATCH_IMAGES.observe(sum(len(one.images) for one in images))
         with _on_time(bench), metrics.timed("encode", [job for one in images for job in one.jobs], busy=True):
             embeddings = iter(model.encode_all([image for one in images for image in one.images]))
+            synchronise()
     except Exception as exc:
         if len(images) == 1:
             for job in images[0].jobs:

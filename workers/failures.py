@@ -156,14 +156,20 @@ class FailureList:
         self._forget_old()
         return int(self._redis.zcard(self.INDEX))
 
-    def all(self) -> list[Failure]:
+    def newest(self, most: int | None) -> list[Failure]:
         """Read the list.
+
+        Args:
+            most: No more than so many; None for all.
 
         Returns:
             The failures, newest first.
         """
         self._forget_old()
-        keys = [self.key_of(as_text(key)) for key in self._redis.zrevrange(self.INDEX, 0, -1)]
+        if most == 0:
+            return []
+        last = -1 if most is None else most - 1
+        keys = [self.key_of(as_text(key)) for key in self._redis.zrevrange(self.INDEX, 0, last)]
         texts = self._redis.mget(keys) if keys else []
         return [Failure.model_validate_json(text) for text in texts if text]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -35,7 +34,8 @@ class Fleet(Collector):
         """
         up = GaugeMetricFamily("rsrefseg_redis_up", "Whether Redis answers.")
         try:
-            found = status_of(self._queue)
+            found = status_of(self._queue, failures=0)
+            ages = self._queue.ages()
             memory = int(self._queue.redis.info("memory")["used_memory"])
         except RedisAway:
             up.add_metric([], 0)
@@ -73,20 +73,12 @@ class Fleet(Collector):
         yield served
         troubles = sum(map(len, found.troubles.values()))
         yield GaugeMetricFamily("rsrefseg_champion_troubles", "Champions that a machine cannot load.", troubles)
-        yield self._oldest()
-
-    def _oldest(self) -> Metric:
-        ages = GaugeMetricFamily("rsrefseg_queue_oldest_seconds", "Age of the oldest job.", labels=["queue"])
-        for queue in (self._queue.interactive, self._queue.gpu, self._queue.label_studio, self._queue.train):
-            first = queue.get_jobs(0, 1)
-            since = first[0].enqueued_at if first else None
-            if since is not None:
-                since = since if since.tzinfo else since.replace(tzinfo=UTC)
-                age = (datetime.now(UTC) - since).total_seconds()
-                ages.add_metric([queue.name], max(0.0, age))
-            else:
-                ages.add_metric([queue.name], 0.0)
-        return ages
+        oldest = GaugeMetricFamily(
+            "rsrefseg_queue_oldest_seconds", "Since the oldest of what is next was asked for.", labels=["queue"]
+        )
+        for queue, age in ages.items():
+            oldest.add_metric([queue], age)
+        yield oldest
 
 
 def of_web(queue: JobQueue) -> bytes:

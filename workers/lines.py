@@ -164,6 +164,18 @@ class Lines:
         """Let the next chunks go to the workers: one of each project, then the next of each."""
         self._feed(keys=self._fed, args=[_line_of(""), self._most_answers])
 
+    def heads(self) -> list[str]:
+        """List the chunks that are next in their projects' lines.
+
+        Returns:
+            Their jobs.
+        """
+        projects = [int(project) for project in self._redis.smembers(_PROJECTS)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for project in projects:
+                pipe.lindex(_line_of(project), 0)
+            return [as_text(chunk) for chunk in pipe.execute() if chunk]
+
     def holders(self, project_id: int, keys: Sequence[str]) -> list[str]:
         """Say who holds requests.
 

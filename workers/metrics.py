@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,15 @@ from workers.contract import PredictJob
 from workers.corrections import TaskCorrections
 
 WAITS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60)
+VERSIONS = 20
+"""Model versions with an IoU of their own, those met last; a label must not grow without end."""
+
+OURS = re.compile(r"[\w.-]{1,40}@[\w.-]{1,40}")
+"""How versions of ours are called; predictions come from elsewhere too, under whatever name."""
+
+OTHERS = "other"
+"""What stands for those."""
+
 RATIOS = tuple(tenth / 10 for tenth in range(11))
 
 HTTP_SECONDS = Histogram(
@@ -32,6 +42,12 @@ KEPT_IOU = Histogram(
     ["model_version"],
     buckets=RATIOS,
 )
+ASKED_TO_DELIVERED = Histogram(
+    "rsrefseg_asked_to_delivered_seconds",
+    "From taking a request in to its stored prediction.",
+    buckets=(1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600),
+)
+UNSERVED = Counter("rsrefseg_editor_unserved", "Times that a person in the editor got no mask.", ["reason"])
 TRAININGS = Counter("rsrefseg_trainings", "Trainings that ended.", ["outcome"])
 TRAINING_SECONDS = Gauge("rsrefseg_training_seconds", "What the last training took.", multiprocess_mode="max")
 
@@ -87,4 +103,20 @@ def count_corrections(before: TaskCorrections | None, after: TaskCorrections) ->
             for correction in annotation.corrections:
                 CORRECTIONS.labels(correction.origin).inc()
                 if correction.iou is not None:
-                    KEPT_IOU.labels(annotation.model_version or "").observe(correction.iou)
+                    KEPT_IOU.labels(_version_label(annotation.model_version or "")).observe(correction.iou)
+
+
+_versions: dict[str, None] = {}
+"""Those with a label, the one met last at the end."""
+
+
+def _version_label(version: str) -> str:
+    if not OURS.fullmatch(version):
+        return OTHERS
+    _versions.pop(version, None)
+    _versions[version] = None
+    if len(_versions) > VERSIONS:
+        oldest = next(iter(_versions))
+        del _versions[oldest]
+        KEPT_IOU.remove(oldest)
+    return version

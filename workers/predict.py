@@ -54,12 +54,14 @@ def reply(job_json: str) -> str:
     with bound_contextvars(job_id=job.key, project_id=job.project_id, task_id=job.task_id):
         model = at_hand().models.of(job.project_id)
         outcome = _drawn(model, job)
-        if isinstance(outcome, Refusal):
-            log.warning("refused", extra={"move": outcome.move, "reason": outcome.reason})
-            return outcome.model_dump_json()
-        metrics.ANSWERED.labels("interactive").inc()
-        log.info("masks ready", extra={"masks": len(outcome.segments), "seconds": round(outcome.seconds, 3)})
-        return outcome.answer(model.version).model_dump_json()
+        with bound_contextvars(model_version=model.version):
+            if isinstance(outcome, Refusal):
+                metrics.ANSWERED.labels(f"refused_{outcome.move}").inc()
+                log.warning("refused", extra={"move": outcome.move, "reason": outcome.reason})
+                return outcome.model_dump_json()
+            metrics.ANSWERED.labels("interactive").inc()
+            log.info("masks ready", extra={"masks": len(outcome.segments), "seconds": round(outcome.seconds, 3)})
+            return outcome.answer(model.version).model_dump_json()
 
 
 def _time_wait(job: Job, requests: Sequence[PredictJob]) -> None:

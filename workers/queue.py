@@ -27,10 +27,10 @@ from rq.exceptions import AbandonedJobError
 from rq.job import Job, JobStatus
 from rq.registry import ScheduledJobRegistry
 from rq.results import Result
-from rq.utils import as_text, now
+from rq.utils import as_text, now, str_to_date
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from workers import traces
+from workers import metrics, traces
 from workers.contract import Answer, Chunk, PredictJob, Refusal, Reply, Training, TrainJob
 from workers.errors import JobStopped, Move, QueueFull, RedisAway
 from workers.failures import Failure, FailureList, Stage
@@ -110,6 +110,9 @@ State = Literal["in flight", "delivered", "failed"]
 
 TRAINING_ID = "train-"
 """How the job of a project's training is called, with the project's number."""
+
+NEXT = 100
+"""How many jobs of a queue are looked at to know the oldest; those of people go in front of older ones."""
 
 POLL_S = 0.05
 """How often a request in flight is looked at by those who wait for it, in seconds."""
@@ -310,17 +313,20 @@ class JobQueue(NoticeBoard):
         return asked
 
     @renaming_redis_errors()
-    def settle(self, job: PredictJob) -> None:
+    def settle(self, job: PredictJob) -> bool:
         """Say that a request's prediction is where it belongs.
 
         Args:
             job: The request.
+
+        Returns:
+            Whether it was on its way until now; not where a delivery was repeated.
         """
         with self.redis.pipeline() as pipe:
             self._lines.release(pipe, job.project_id, job.key)
             self._failures.drop([job.key], pipe)
             DELIVERED.count(pipe)
-            pipe.execute()
+            return bool(pipe.execute()[0])
 
     @renaming_redis_errors()
     def wait_until_settled(self, project_id: int, keys: Sequence[str], timeout_s: float) -> bool:
@@ -394,16 +400,17 @@ class JobQueue(NoticeBoard):
         _record(self.redis, self._failures, failure)
 
     @renaming_redis_errors()
-    def failures(self, project_id: int | None = None) -> list[Failure]:
+    def failures(self, project_id: int | None = None, *, most: int | None = None) -> list[Failure]:
         """List what went wrong for good.
 
         Args:
             project_id: Of this project only.
+            most: Only among so many of the newest; None for all.
 
         Returns:
             The failures, newest first.
         """
-        return [failure for failure in self._failures.all() if project_id in (None, failure.project_id)]
+        return [failure for failure in self._failures.newest(most) if project_id in (None, failure.project_id)]
 
     @renaming_redis_errors()
     def clear_failures(self, keys: Sequence[str]) -> None:
@@ -432,6 +439,24 @@ class JobQueue(NoticeBoard):
             Requests answered_per_s by the workers, and delivered_per_s by the couriers.
         """
         return {"answered_per_s": ANSWERED.per_s(self.redis), "delivered_per_s": DELIVERED.per_s(self.redis)}
+
+    @renaming_redis_errors()
+    def ages(self) -> dict[str, float]:
+        """Say how long ago the oldest of what is next was asked for; in a queue that works off what it has, not long.
+
+        Returns:
+            Seconds by the queue's name, 0 where nothing waits; that of `gpu` looks into the projects' lines too.
+        """
+        at = now()
+        ages = {}
+        for queue in (self.interactive, self.gpu, self.label_studio, self.train):
+            waiting = queue.get_job_ids(0, NEXT) + (self._lines.heads() if queue is self.gpu else [])
+            with self.redis.pipeline(transaction=False) as pipe:
+                for job_id in waiting:
+                    pipe.hget(Job.key_for(job_id), "created_at")
+                asked = [str_to_date(text) for text in pipe.execute() if text]
+            ages[queue.name] = max((max(0.0, (at - one).total_seconds()) for one in asked if one), default=0.0)
+        return ages
 
     @renaming_redis_errors()
     def counts(self) -> dict[str, int]:
@@ -493,6 +518,8 @@ class JobQueue(NoticeBoard):
             on_failure=Callback("workers.queue.on_failure"),
         )
         job.enqueued_at = now()
+        # What is put back is as old as before.
+        job.created_at = min((one.asked_at for one in chunk.requests if one.asked_at), default=job.enqueued_at)
         keys = [request.key for request in chunk.requests]
         return self._lines.claim(job, chunk.project_id, keys, place, former=former, due=due)
 
@@ -544,7 +571,9 @@ def on_failure(
     stopped = issubclass(kind, JobStopped)
     if job.should_retry and not stopped:
         return
+    cause = "stopped" if stopped else "worker_died" if kind is AbandonedJobError else "broken"
     if job.id.startswith(TRAINING_ID):
+        metrics.TRAININGS.labels("stopped" if stopped else "failed").inc()
         _record_training(NoticeBoard(connection), job, kind)
         return
     try:
@@ -564,6 +593,7 @@ def on_failure(
         requests = tuple(_held(lines, requests, job.id))
     failures = FailureList(connection, job.failure_ttl or DAY_S)
     for request in requests:
+        metrics.FAILURES.labels(stage, move, cause).inc()
         _record(connection, failures, Failure.of(request, stage, move, reason))
 
 

@@ -106,6 +106,7 @@ class _Retraining:
         now = datetime.now(UTC)
         self._said = Training(project_id=asked.project_id, stage="collecting", why=asked.why, began_at=now, at=now)
         self._said_at = 0.0
+        self._lap_at = time.monotonic()
 
     def run(self) -> None:
         try:
@@ -204,7 +205,7 @@ class _Retraining:
         lesson.prepare(recipe.steps, lambda _done, _of: self._go_on())
 
         def on_step(step: int, loss: float) -> bool:
-            progress.busy()
+            self._lap()
             self._say(seldom=step < recipe.steps, step=step, loss=round(loss, 4))
             return not self._desk.stop.asked
 
@@ -283,8 +284,15 @@ class _Retraining:
         log.info("training ended", extra={"stage": stage, "reason": reason})
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _go_on(self) -> None:
+    def _lap(self) -> None:
         progress.busy()
+        at = time.monotonic()
+        if self._said.stage in {"learning", "scoring"}:  # Collecting waits for the network.
+            metrics.BUSY_SECONDS.inc(at - self._lap_at)
+        self._lap_at = at
+
+    def _go_on(self) -> None:
+        self._lap()
         if self._desk.stop.asked:
             raise Interrupted
 

@@ -18,6 +18,7 @@ from rq.utils import as_text
 from rq.worker_registration import get_keys
 
 from workers.contract import Training, Wire
+from workers.device_use import BUSY, MEMORY
 from workers.errors import Move
 from workers.failures import Failure
 from workers.leased import DEVICE
@@ -44,6 +45,10 @@ class WorkerState(Wire):
     queues: tuple[str, ...]
     device: str | None
     """What its model runs on; None for a courier."""
+    memory_bytes: int | None
+    """What it holds of that; of a CPU, the memory of the process."""
+    busy: float | None
+    """The share of the last minute in which it computed."""
     state: str
     job: str | None
     """The job that it works on."""
@@ -77,16 +82,18 @@ class Status(Wire):
     """Champions that a machine cannot load; what served before goes on there."""
     workers: tuple[WorkerState, ...]
     failures: tuple[Failure, ...]
+    """The newest, as many as were wanted."""
     trainings: tuple[Training, ...]
     """How far the training of each project is, or how its last one ended."""
 
 
 @renaming_redis_errors()
-def status_of(queue: JobQueue) -> Status:
+def status_of(queue: JobQueue, *, failures: int | None = None) -> Status:
     """Look at a queue and its workers, without touching any job.
 
     Args:
         queue: The queue.
+        failures: How many of the failures to read, the newest; None for all.
 
     Returns:
         What they do.
@@ -102,7 +109,7 @@ def status_of(queue: JobQueue) -> Status:
         champions=queue.champions(),
         troubles=queue.troubles(),
         workers=tuple(_state_of(worker) for worker in workers),
-        failures=tuple(queue.failures()),
+        failures=tuple(queue.failures(most=failures)),
         trainings=tuple(queue.trainings().values()),
     )
 
@@ -132,12 +139,14 @@ def names_of_workers(queue: JobQueue) -> list[str]:
 def _state_of(worker: SimpleWorker) -> WorkerState:
     job_id = worker.get_current_job_id()
     works_on = worker.connection.hget(Job.key_for(job_id), "description") if job_id else None
-    device = worker.connection.hget(worker.key, DEVICE)
+    device, memory, busy = worker.connection.hmget(worker.key, DEVICE, MEMORY, BUSY)
     return WorkerState(
         name=worker.name,
         queues=tuple(worker.queue_names()),
         state=worker.get_state(),
         device=as_text(device) if device else None,
+        memory_bytes=int(memory) if memory else None,
+        busy=float(busy) if busy else None,
         job=job_id,
         works_on=as_text(works_on) if works_on else None,
         done=worker.successful_job_count,
@@ -240,6 +249,6 @@ def _failures_table(status: Status) -> RenderableType:
             escape(failure.reason),
             f"{failure.at:%Y-%m-%d %H:%M}",
         )
-    more = len(status.failures) - SHOWN
+    more = status.failed - SHOWN
     hint = f"And {more} more: --json lists all. " if more > 0 else ""
     return Group(table, f"{hint}`rsrefseg-backend prelabel --project ID` asks again for what a project lacks.")

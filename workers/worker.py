@@ -50,11 +50,13 @@ class DeviceWorker(LeasedWorker):
         device: What it computes on, for people.
         stop: Set when somebody asks the process to end.
         pace: How soon the death of a worker is noticed.
+        use: What it takes of the device.
     """
 
-    def __init__(self, source: Queue, device: str, stop: Stop, pace: Pace) -> None:
+    def __init__(self, source: Queue, device: str, stop: Stop, pace: Pace, use: DeviceUse) -> None:
         super().__init__(source, stop, pace)
         self._device = device
+        self._use = use
         self._stoppable = False
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
@@ -77,6 +79,7 @@ class DeviceWorker(LeasedWorker):
             return False
         finally:
             self._stoppable = False
+            self._use.note()
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Log what a job raised, unless it was that this process is to leave.
@@ -114,6 +117,16 @@ class DeviceWorker(LeasedWorker):
         """
         return {DEVICE: self._device}
 
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Say that this worker lives, and what it takes of its device.
+
+        Args:
+            timeout: How long that holds, in seconds.
+            pipeline: To send it with.
+        """
+        super().heartbeat(timeout, pipeline)
+        (self.connection if pipeline is None else pipeline).hset(self.key, mapping=self._use.note())
+
     def run_maintenance_tasks(self) -> None:
         """Look for jobs whose worker died."""
         for queue in self.queues:
@@ -144,26 +157,9 @@ class WarmWorker(DeviceWorker):
         pace: Pace,
         use: DeviceUse,
     ) -> None:
-        super().__init__(source, device, stop, pace)
+        super().__init__(source, device, stop, pace, use)
         self._queue = queue
         self._model_version = model_version
-        self._use = use
-
-    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Run one job, and note what the model holds after it.
-
-        Args:
-            job: The job.
-            queue: Where it was.
-            execution: This run of it.
-
-        Returns:
-            Whether it succeeded.
-        """
-        try:
-            return super().perform_job(job, queue, execution)
-        finally:
-            self._use.note()
 
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
@@ -283,4 +279,6 @@ def serve_training(
     """
     stop = Stop()
     desk.lay_out(desk.Desk(queue, stop, torch_device, course))
-    leased.serve(lambda: DeviceWorker(queue.train, device, stop, pace or Pace()), stop)
+    use = DeviceUse()
+    use.note()
+    leased.serve(lambda: DeviceWorker(queue.train, device, stop, pace or Pace(), use), stop)

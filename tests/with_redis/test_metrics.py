@@ -8,15 +8,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
+from ml_backend.courier import Courier
+from ml_backend.label_studio import LabelStudio
 from ml_backend.web import create_app
-from tests.factories import make_job
-from tests.with_redis.conftest import wait_for
+from tests.factories import make_answer, make_image_uri, make_job
+from tests.stand_in_label_studio import KEY, stand_in_label_studio
+from tests.with_redis.conftest import requests_in, wait_for
+from workers.failures import Failure, FailureList
 from workers.queue import JobQueue
 from workers.redis_server import EmbeddedRedis
 from workers.settings import Settings
@@ -46,6 +52,55 @@ def test_the_web_process_tells_what_the_fleet_has_to_do(queue: JobQueue) -> None
     counted = value(answer.text, "rsrefseg_http_request_seconds_count", route="/health", status="200")
     assert counted is not None
     assert counted >= 1
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_a_scrape_reads_no_failure_however_many_are_listed(queue: JobQueue) -> None:
+    queue.record_failure(Failure.of(make_job(), "predict", "ours", "It broke."))
+    queue.redis.set(FailureList.key_of(make_job().key), "what nobody can read")
+    answer = create_app(queue.settings, queue).test_client().get("/metrics")
+    assert value(answer.text, "rsrefseg_failures_listed") == 1
+
+
+def test_it_is_measured_once_how_long_a_request_took_from_asking_to_the_stored_prediction(queue: JobQueue) -> None:
+    with stand_in_label_studio() as label_studio:
+        courier = Courier(queue, LabelStudio(label_studio.url, KEY))
+        queue.submit([make_job()])
+        [waiting] = requests_in(queue)
+        before = counted("rsrefseg_asked_to_delivered_seconds_count")
+        calls = counted("rsrefseg_label_studio_calls_total", method="POST", status="201")
+        for _ in range(2):
+            courier.deliver(make_answer(waiting))
+    assert counted("rsrefseg_asked_to_delivered_seconds_count") == before + 1
+    assert counted("rsrefseg_label_studio_calls_total", method="POST", status="201") == calls + 1
+
+
+def test_people_in_the_editor_who_get_no_mask_are_counted_by_the_reason(queue: JobQueue) -> None:
+    one_waits = queue.settings.model_copy(update={"web_threads": 1, "interactive_wait_s": 2.0})
+    app = create_app(one_waits, queue)
+    config = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image"/>
+    <BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
+
+    def type_in(words: str) -> None:
+        typed = {"id": "a", "type": "textarea", "from_name": "prompt", "to_name": "image", "value": {"text": [words]}}
+        task = {"id": 7, "data": {"image": make_image_uri()}}
+        body = {"project": "1.1", "label_config": config, "tasks": [task], "params": {"context": {"result": [typed]}}}
+        answer = app.test_client().post("/predict", json=body)
+        assert answer.get_json()["results"][0]["result"] == []
+
+    reasons = ("timeout", "too_many_wait", "unaskable")
+    before = [counted("rsrefseg_editor_unserved_total", reason=reason) for reason in reasons]
+    first = threading.Thread(target=type_in, args=("the ship",))
+    first.start()
+    wait_for(lambda: requests_in(queue))
+    type_in("the pier")
+    type_in("a" * 600)
+    first.join()
+    after = [counted("rsrefseg_editor_unserved_total", reason=reason) for reason in reasons]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 1]
 
 
 def test_what_is_no_route_is_one_label(queue: JobQueue) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from rq.exceptions import AbandonedJobError
 from rq.job import JobStatus
 
@@ -16,6 +17,10 @@ from workers.failures import Failure
 from workers.notices import SKETCH_SIZE, Sketch
 from workers.queue import CHUNK_REQUESTS, Event, JobQueue, QueueFull, RedisAway, on_failure
 from workers.redis_server import EmbeddedRedis
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 def test_the_same_request_waits_once_however_often_and_by_whomever_it_is_submitted(queue: JobQueue) -> None:
@@ -169,23 +174,43 @@ def test_a_failure_can_be_taken_off_the_list(queue: JobQueue) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "move", "reason"),
+    ("kind", "move", "reason", "cause"),
     [
-        (AbandonedJobError, "ours", "workers died over it"),
-        (JobStopped, "annotator", "stopped by hand"),
-        (ValueError, "ours", "the log names it chunk-"),
+        (AbandonedJobError, "ours", "workers died over it", "worker_died"),
+        (JobStopped, "annotator", "stopped by hand", "stopped"),
+        (ValueError, "ours", "the log names it chunk-", "broken"),
     ],
 )
 def test_a_job_that_rq_gives_up_becomes_a_failure(
-    queue: JobQueue, kind: type[BaseException], move: str, reason: str
+    queue: JobQueue, kind: type[BaseException], move: str, reason: str, cause: str
 ) -> None:
     queue.submit([make_job()])
     [job] = queue.gpu.get_jobs()
     job.retries_left = 0
+    before = counted("rsrefseg_failures_total", stage="predict", move=move, cause=cause)
     on_failure(job, queue.redis, kind, kind(), None)
     [failure] = queue.failures()
     assert (failure.stage, failure.move) == ("predict", move)
     assert reason in failure.reason
+    assert counted("rsrefseg_failures_total", stage="predict", move=move, cause=cause) == before + 1
+
+
+def test_what_was_put_back_is_as_old_as_before_and_seen_in_the_line_of_its_project(queue: JobQueue) -> None:
+    queue.submit([make_job(1)])
+    [chunk] = queue.gpu.get_jobs()
+    [request] = requests_in(queue)
+    assert request.asked_at is not None
+    hours_ago = request.model_copy(update={"asked_at": request.asked_at - timedelta(hours=2)})
+    assert queue.ages()["gpu"] < 60
+    queue.put_back([hours_ago], chunk.id, "head of line")
+    assert [job.id for job in queue.gpu.get_jobs()] == [chunk.id], "the other waits in its line"
+    assert 7200 <= queue.ages()["gpu"] < 7300
+    assert queue.ages()["label-studio"] == 0
+
+
+def test_settling_says_whether_it_was_the_first_time(queue: JobQueue) -> None:
+    queue.submit([make_job()])
+    assert [queue.settle(make_job()), queue.settle(make_job())] == [True, False]
 
 
 def test_a_job_that_will_be_tried_again_is_no_failure(queue: JobQueue) -> None:
@@ -307,6 +332,8 @@ def test_a_training_that_rq_gives_up_has_failed_with_a_reason(
 ) -> None:
     queue.ask_training(TrainJob(project_id=3, why="asked"))
     [job] = queue.train.get_jobs()
+    outcome = "stopped" if kind is JobStopped else "failed"
+    before = counted("rsrefseg_trainings_total", outcome=outcome)
     on_failure(job, queue.redis, kind, kind("no"), None)
     if kind is not JobStopped:
         assert queue.trainings()[3].stage == "waiting", "it will be tried again"
@@ -315,3 +342,4 @@ def test_a_training_that_rq_gives_up_has_failed_with_a_reason(
     training = queue.trainings()[3]
     assert training.stage == "failed"
     assert reason in training.reason
+    assert counted("rsrefseg_trainings_total", outcome=outcome) == before + 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -8,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 from rq.timeouts import JobTimeoutException
+from structlog.contextvars import get_contextvars
 
 from rsrefseg.errors import BadRequest
 from tests.factories import make_job
@@ -374,3 +377,34 @@ def test_what_a_task_looks_like_is_kept_with_what_was_found(room: Room) -> None:
     assert np.linalg.norm(sketch.vector.astype(float)) == pytest.approx(1, abs=1e-3)
     assert (sketch.score, sketch.model_version) == (0.9, "tiny@1")
     assert sketch.labels == {"target"}
+
+
+def test_what_is_refused_in_the_editor_is_counted_and_each_line_names_the_version(room: Room) -> None:
+    said: list[tuple[str, str]] = []
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append((record.getMessage(), get_contextvars().get("model_version", "")))
+
+    refused = REGISTRY.get_sample_value("rsrefseg_requests_answered_total", {"outcome": "refused_annotator"}) or 0
+    room.image_trouble["/data/gone.png"] = ImageRefused("It is gone.")
+    log = logging.getLogger("workers.predict")
+    listening = Listening()
+    log.addHandler(listening)
+    log.setLevel(logging.INFO)
+    try:
+        reply(make_job(1, interactive=True, image_uri="/data/gone.png").model_dump_json())
+        reply(make_job(2, interactive=True, image_uri="/data/there.png").model_dump_json())
+    finally:
+        log.removeHandler(listening)
+    assert said == [("refused", "tiny@1"), ("masks ready", "tiny@1")]
+    after = REGISTRY.get_sample_value("rsrefseg_requests_answered_total", {"outcome": "refused_annotator"})
+    assert after == refused + 1
+
+
+def test_a_batch_is_timed_to_the_end_of_what_its_gpu_does(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[list[int]] = []
+    gpu = SimpleNamespace(is_initialized=lambda: True, synchronize=lambda: waited.append(list(room.encoded)))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=gpu))
+    room.run(of_image(1, "a"))
+    assert waited == [[1]], "after the batch was begun"

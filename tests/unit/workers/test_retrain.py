@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from workers.contract import Training, TrainJob
 from workers.desk import Desk, at_hand
@@ -138,3 +140,19 @@ def test_a_person_who_moved_the_alias_meanwhile_has_the_last_word(case: Case) ->
 def test_outside_of_a_trainer_there_is_no_desk() -> None:
     with pytest.raises(RuntimeError, match="--queue train"):
         at_hand()
+
+
+def test_a_trainer_is_busy_while_it_learns_and_not_while_it_collects(case: Case) -> None:
+    def busy() -> float:
+        return REGISTRY.get_sample_value("rsrefseg_device_busy_seconds_total") or 0.0
+
+    desk = Desk(case.notices, Stop())  # type: ignore[arg-type]
+    training = _Retraining(desk, TrainJob(project_id=1, why="asked"), SimpleNamespace(created_at=NOW))  # type: ignore[arg-type]
+    before = busy()
+    time.sleep(0.02)
+    training._go_on()
+    assert busy() == before, "it collects"
+    training._say(stage="learning")
+    time.sleep(0.02)
+    training._go_on()
+    assert 0.02 <= busy() - before < 5
