@@ -61,11 +61,16 @@ train-tiny: $(VENV)/.ready
 	$(VENV)/bin/rsrefseg train-tiny --out '$(OUT)' $(if $(INSTANCES),--instances '$(INSTANCES)') --resume
 	$(VENV)/bin/rsrefseg calibrate '$(OUT)/checkpoint' --dataset scenes
 
-# Installs Debian's chromium where nobody has to be asked; elsewhere the browser tests say what is missing and skip.
+# Installs Debian's chromium and promtool where nobody has to be asked; elsewhere the tests say what is missing and skip.
+define debian
+	@command -v $(1) >/dev/null || { [ -n "$(CI)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2); } || \
+		echo '$(1) is not installed: the tests that need it will skip (apt install $(2))'
+endef
+
 browser:
-	@command -v chromium >/dev/null || { [ -n "$(CI)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || \
-		echo 'chromium is not installed: the browser tests will skip (apt install chromium)'
+	$(call debian,chromium,chromium)
+	$(call debian,promtool,prometheus)
 
 define environment
 	@echo 'setting up $(1) (once) ...'

@@ -28,6 +28,10 @@ def need_browser() -> Path:
     return need(shutil.which("chromium"), "chromium", "apt install chromium")
 
 
+def need_promtool() -> Path:
+    return need(shutil.which("promtool"), "promtool", "apt install prometheus")
+
+
 def need_backend_python() -> Path:
     python = os.environ.get("BACKEND_PYTHON", ".venv-backend/bin/python")
     return need(python, "an environment without torch", "run `make test`, which makes it")

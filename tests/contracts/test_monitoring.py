@@ -12,11 +12,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
+from tests.need import need_promtool
 from workers import fleet, metrics
 
 PAGE = Path("docs/metrics.md")
@@ -101,11 +101,33 @@ def test_every_panel_takes_its_data_from_the_source_that_is_chosen() -> None:
     assert {panel["datasource"]["uid"] for panel in DASHBOARD["panels"] if "targets" in panel} == {"${datasource}"}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is in Debian's package prometheus")
+def promtool(*arguments: str | Path) -> None:
+    done = subprocess.run([need_promtool(), *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_promtool_reads_rules_and_panels(tmp_path: Path) -> None:
     panels = [expression.replace("$__rate_interval", "1m") for expression in expressions()]
     rules = [{"record": f"panel_{number}", "expr": expression} for number, expression in enumerate(panels)]
     file = tmp_path / "panels.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}), "utf-8")
     for path in (file, MONITORING / "alerts.yml"):
-        subprocess.run(["promtool", "check", "rules", str(path)], check=True, capture_output=True, timeout=60)
+        promtool("check", "rules", path)
+
+
+def test_promtool_reads_the_scrape_example(tmp_path: Path) -> None:
+    for name in ("prometheus.yml", "alerts.yml"):
+        shutil.copy(MONITORING / name, tmp_path)
+    (tmp_path / "password").write_text("secret\n", "utf-8")
+    promtool("check", "config", tmp_path / "prometheus.yml")
+
+
+def test_alerts_fire_when_they_should_and_not_before() -> None:
+    promtool("test", "rules", Path(__file__).with_name("alerts.yml"))
+
+
+def test_prometheus_shows_the_name_that_the_example_of_the_environment_has() -> None:
+    example = dict(re.findall(r"^(\w+)=(.*)$", Path(".env.example").read_text("utf-8"), re.MULTILINE))
+    jobs = yaml.safe_load((MONITORING / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    names = [job["basic_auth"]["username"] for job in jobs if "basic_auth" in job]
+    assert names == [example["RSREFSEG_BASIC_USER"]]
