@@ -199,7 +199,7 @@ class Asking:
                 "filters": {"conjunction": "and", "items": [ordered, *nobody]},
             }
             ours = [self._add_view(data)]
-        return f"{self._label_studio.url}/projects/{self._project_id}/data?tab={ours[0]['id']}"
+        return f"{self._queue.settings.label_studio_for_people}/projects/{self._project_id}/data?tab={ours[0]['id']}"
 
     def _views(self) -> list[dict[str, Any]]:
         return list(self._label_studio.call("GET", "api/dm/views/", project=self._project_id))

@@ -103,6 +103,20 @@ def learning_curve(
     Returns:
         The curve; empty where nothing has happened.
     """
+    shown = tuple(_shown(corrections, selections, project_id))
+    return LearningCurve(project_id, versions_taught(registry, project_id), shown)
+
+
+def versions_taught(registry: Registry, project_id: int) -> tuple[Taught, ...]:
+    """Read of a project's history what its registry knows, which takes no time.
+
+    Args:
+        registry: Its versions.
+        project_id: The project.
+
+    Returns:
+        The versions, oldest first.
+    """
     champions = {move.version for move in registry.history(project_id)}
     taught = []
     for version in registry.versions(project_id):
@@ -120,7 +134,7 @@ def learning_curve(
                 promoted=version.version in champions,
             )
         )
-    return LearningCurve(project_id, tuple(taught), tuple(_shown(corrections, selections, project_id)))
+    return tuple(taught)
 
 
 def tables(found: LearningCurve) -> RenderableType:

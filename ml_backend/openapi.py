@@ -70,7 +70,7 @@ def openapi() -> dict[str, Any]:
         "required": True,
         "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     }
-    said = {"name": "said", "in": "query", "schema": {"type": "string"}}
+    said = {**name, "name": "said", "in": "query", "required": False}
     return {
         "openapi": "3.1.0",
         "info": {

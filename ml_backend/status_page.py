@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,11 +12,16 @@ from itertools import groupby
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, redirect, render_template, request, url_for
+from rq.utils import as_text
 from werkzeug.wrappers import Response as AnyResponse
 
+from ml_backend import charts
+from ml_backend.charts import Chart, Dot, Kind, lay_out
+from ml_backend.curve import Taught, versions_taught
 from ml_backend.errors import BackendError, BadRequest, Malformed
 from workers.failures import Failure
 from workers.queue import JobQueue, RedisAway
+from workers.redis_client import renaming_redis_errors
 from workers.registry import Registry, Version
 from workers.settings import Settings
 from workers.status import MOVES, Status, status_of
@@ -26,8 +33,17 @@ SHOWN = 25
 REFRESH_S = 10
 """How often a browser asks again while something is under way, in seconds."""
 
-CHART = (320, 90)
-"""Width and height of a chart, in its own units."""
+FEWEST = 2
+"""Versions below which there is no course of time to be seen."""
+
+UNIT = "mIoU, %"
+"""What the vertical axes are."""
+
+SAID_S = 300
+"""How long the page can say what became of a button, in seconds."""
+
+SAID = "rsrefseg:said:"
+"""What the keys of Redis begin with under which that is kept."""
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -39,31 +55,15 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Point:
-    """A version on a chart."""
-
-    x: float
-    y: float
-    version: Version
-
-
-@dataclass(frozen=True)
 class ProjectModels:
     """How the models of a project came along."""
 
     project_id: int
     champion: str | None
     versions: Sequence[Version]
-    """Oldest first."""
-    points: Sequence[Point]
-    """Of the versions that were scored."""
-    lowest: float
-    highest: float
-
-    @property
-    def line(self) -> str:
-        """The points as SVG has them."""
-        return " ".join(f"{point.x:.1f},{point.y:.1f}" for point in self.points)
+    """Newest first."""
+    charts: Sequence[Chart]
+    """Scores over time, and over the corrections that were learnt from; none where there are no two to compare."""
 
 
 class StatusPage:
@@ -98,8 +98,8 @@ class StatusPage:
         Returns:
             HTML; with 503 while Redis is away.
         """
-        said = request.args.get("said", "")[:300]
         try:
+            said = self._said(request.args.get("said", ""))
             status = status_of(self._queue, failures=SHOWN)
             captions = Thumbnails(self._queue.redis, self._settings.thumbnails).captions()
         except RedisAway:
@@ -120,8 +120,8 @@ class StatusPage:
             models=[self._models(project_id) for project_id in taught[:SHOWN]],
             more_models=len(taught) - SHOWN,
             captions=captions,
-            chart=CHART,
-            label_studio=self._settings.label_studio_url,
+            chart=charts,
+            label_studio=self._settings.label_studio_for_people,
         )
         return Response(html, 200, HEADERS, content_type="text/html")
 
@@ -171,24 +171,76 @@ class StatusPage:
             raise
         except BackendError as exc:
             said = str(exc)
-        return redirect(url_for("status_page.page", said=said), 303)
+        return redirect(url_for("status_page.page", said=self._keep_saying(said)), 303)
+
+    @renaming_redis_errors()
+    def _keep_saying(self, sentence: str) -> str:
+        # The address holds a name and no words: else anybody's link could put theirs on our page.
+        name = uuid.uuid4().hex
+        self._queue.redis.set(SAID + name, sentence, ex=SAID_S)
+        return name
+
+    @renaming_redis_errors()
+    def _said(self, name: str) -> str:
+        sentence = self._queue.redis.get(SAID + name) if re.fullmatch("[0-9a-f]{32}", name) else None
+        return as_text(sentence) if isinstance(sentence, bytes) else ""
 
     def _models(self, project_id: int) -> ProjectModels:
-        versions = self._registry.versions(project_id)[-SHOWN:]
-        scored = [(one, one.verdict.held_out.after) for one in versions if one.verdict.held_out]
-        lowest, highest = (min(s for _, s in scored), max(s for _, s in scored)) if scored else (0.0, 0.0)
-        width, height = CHART
-        spread = max(highest - lowest, 1.0)
-        points = [
-            Point(
-                10 + (width - 20) * (number / max(1, len(scored) - 1)),
-                height - 12 - (height - 24) * ((score - lowest) / spread),
-                version,
-            )
-            for number, (version, score) in enumerate(scored)
-        ]
-        champion = self._registry.champion(project_id)
-        return ProjectModels(project_id, champion, versions[::-1], points, lowest, highest)
+        versions, champion = self._registry.versions(project_id)[-SHOWN:], self._registry.champion(project_id)
+        taught = versions_taught(self._registry, project_id)[-SHOWN:]
+        charts = [chart for chart in (_over_time(versions, champion), _over_corrections(taught, champion)) if chart]
+        return ProjectModels(project_id, champion, versions[::-1], charts)
+
+
+def _over_time(versions: Sequence[Version], champion: str | None) -> Chart | None:
+    dots = [
+        Dot(
+            one.made_at.timestamp(),
+            one.verdict.held_out.after,
+            _kind(one.version, champion, passed=one.verdict.passed),
+            f"{one.version}, {one.made_at:%Y-%m-%d %H:%M}: {one.verdict.held_out.after:.1f}",
+        )
+        for one in versions
+        if one.verdict.held_out
+    ]
+    if len(dots) < FEWEST:
+        return None
+    ends = [datetime.fromtimestamp(dots[place].x, UTC) for place in (0, -1)]
+    form = "%H:%M" if ends[0].date() == ends[1].date() else "%Y-%m-%d"
+    ticks = [(at.timestamp(), at.strftime(form)) for at in ends]
+    axis = f"made, {ends[0]:%Y-%m-%d}, UTC" if form == "%H:%M" else "made"
+    return lay_out(dots, ticks, f"Held-out mIoU of {_range(dots)}, by the time they were made", axis, UNIT)
+
+
+def _over_corrections(taught: Sequence[Taught], champion: str | None) -> Chart | None:
+    scored = [
+        Dot(
+            one.corrections,
+            one.after,
+            _kind(one.version, champion, passed=one.passed),
+            f"{one.version}, {one.corrections} corrections: {one.after:.1f}",
+            joined=one.promoted,
+        )
+        for one in taught
+        if one.after is not None
+    ]
+    before = next((one.before for one in taught if one.before is not None), None)
+    if not scored or before is None:
+        return None
+    dots = [Dot(0, before, "passed", f"before any correction: {before:.1f}"), *scored]
+    most = max(dot.x for dot in dots)
+    ticks = [(0.0, "0"), (most, f"{most:g}")]
+    summary = f"Learning curve: held-out mIoU of {_range(scored)}, by corrections; {before:.1f} without any"
+    return lay_out(dots, ticks, summary, "corrections learnt from", UNIT)
+
+
+def _range(dots: Sequence[Dot]) -> str:
+    scores = [dot.y for dot in dots]
+    return f"{len(dots)} versions, from {min(scores):.1f} to {max(scores):.1f}"
+
+
+def _kind(version: str, champion: str | None, *, passed: bool) -> Kind:
+    return "champion" if version == champion else "passed" if passed else "refused"
 
 
 def _check_site() -> None:

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
         "http://localhost:8080"
     )
     """Where Label Studio is, as this process reaches it."""
+    label_studio_public_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+")] | None = None
+    """Where people's browsers find Label Studio, for links, if not at LABEL_STUDIO_URL."""
     label_studio_api_key: Annotated[SecretStr, Field(validation_alias="LABEL_STUDIO_API_KEY")] = SecretStr("")
     """A legacy token or a personal access token of Label Studio; opens its images and its API."""
     redis_url: Annotated[RedisDsn | None, Field(validation_alias="REDIS_URL", repr=False)] = None
@@ -149,7 +151,12 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least serious log line that is written."""
 
-    @field_validator("label_studio_url", "public_url")
+    @property
+    def label_studio_for_people(self) -> str:
+        """Where links to Label Studio lead."""
+        return self.label_studio_public_url or self.label_studio_url
+
+    @field_validator("label_studio_url", "label_studio_public_url", "public_url")
     @classmethod
     def _without_slash(cls, url: str | None) -> str | None:
         return url.rstrip("/") if url else url

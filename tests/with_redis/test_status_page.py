@@ -61,6 +61,19 @@ def fail(queue: JobQueue, *task_ids: int, reason: str = "The image is away.", ve
         queue.record_failure(Failure.of(make_job(task_id, model_version=version), "predict", "wait", reason))
 
 
+def teach(queue: JobQueue, *after: float) -> None:
+    """Versions of project 1, an hour and 20 corrections apart; the second is the champion."""
+    checkpoint = queue.settings.data / "checkpoint"
+    checkpoint.mkdir()
+    registry, made = Registry(queue.settings.data), datetime.now(UTC)
+    for number, score in enumerate(after):
+        held_out = Comparison(samples=9, scenes=3, before=39.0, after=score, low=0.5, high=9.0)
+        verdict = Verdict(passed=score > 40, reason=f"It came to {score}.", held_out=held_out)
+        facts = {"made_at": made + timedelta(hours=number), "corrections": 30 + 20 * number}
+        registry.add(make_version(f"tiny@{number}", verdict=verdict, **facts), checkpoint)
+    registry.move(1, "tiny@1", "promoted")
+
+
 def draw_one(queue: JobQueue, expression: str = "the ship") -> str:
     caption = Caption(
         name=new_name(),
@@ -87,31 +100,46 @@ def test_an_empty_fleet_is_told_what_to_start(client: FlaskClient) -> None:
 def test_the_page_shows_what_waits_what_failed_and_how_models_came_along(client: FlaskClient, queue: JobQueue) -> None:
     queue.submit([make_job(number) for number in range(1, 4)])
     fail(queue, 5)
-    checkpoint = queue.settings.data / "checkpoint"
-    checkpoint.mkdir()
-    registry, made = Registry(queue.settings.data), datetime.now(UTC)
-    for number, after in enumerate((40.0, 45.0, 43.0)):
-        held_out = Comparison(samples=9, scenes=3, before=39.0, after=after, low=0.5, high=9.0)
-        verdict = Verdict(passed=after > 40, reason=f"It came to {after}.", held_out=held_out)
-        at = made + timedelta(hours=number)
-        registry.add(make_version(f"v{number}", verdict=verdict, made_at=at), checkpoint)
-    registry.move(1, "v1", "promoted")
+    teach(queue, 40.0, 45.0, 43.0)
     page = client.get("/").text
     assert re.search(r"waiting</dt><dd>3<", page)
     assert "The image is away." in page
-    assert "Held-out mIoU of 3 versions, from 40.0 to 45.0" in page
-    assert len(re.findall("<circle ", page)) == 3
-    assert "served by v1" in page
+    assert "Held-out mIoU of 3 versions, from 40.0 to 45.0, by the time they were made" in page
+    assert "Learning curve: held-out mIoU of 3 versions, from 40.0 to 45.0, by corrections; 39.0 without any" in page
+    classes = re.findall(r'<circle [^>]*class="(\w+)"', page)
+    assert classes == ["refused", "champion", "passed"] + ["passed", "refused", "champion", "passed"]
+    assert "tiny@1, 50 corrections: 45.0" in page
+    assert page.count(">mIoU, %</text>") == 2
+    assert ">corrections learnt from</text>" in page
+    assert "served by tiny@1" in page
     assert 'http-equiv="refresh"' in page
 
 
 def test_what_others_wrote_is_text_and_never_markup(client: FlaskClient, queue: JobQueue) -> None:
     fail(queue, 5, reason=HOSTILE)
     draw_one(queue, HOSTILE)
-    answer = client.get("/", query_string={"said": HOSTILE})
+    answer = client.get("/")
     assert "<script" not in answer.text
     assert answer.text.count("&lt;script&gt;") >= 3
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("said", [HOSTILE, "Your password has expired: call 0123.", "0" * 32, "../../x"])
+def test_a_link_of_a_stranger_puts_no_words_on_the_page(client: FlaskClient, said: str) -> None:
+    page = client.get("/", query_string={"said": said}).text
+    assert 'role="status"' not in page
+    assert "0123" not in page
+
+
+def test_links_lead_where_people_find_label_studio(queue: JobQueue, settings: Settings) -> None:
+    fail(queue, 5)
+    draw_one(queue)
+    seen = settings.model_copy(update={"label_studio_public_url": "https://labels.example.org/studio"})
+    page = create_app(seen, queue).test_client().get("/").text
+    assert "https://labels.example.org/studio/projects/1/data?task=5" in page
+    assert "https://labels.example.org/studio/projects/1/data?task=7" in page
+    assert settings.label_studio_url not in page
+    assert settings.label_studio_url in create_app(settings, queue).test_client().get("/").text
 
 
 def test_pictures_are_the_last_ones_and_no_more_than_are_wanted(client: FlaskClient, queue: JobQueue) -> None:
@@ -130,6 +158,17 @@ def test_a_worker_leaves_a_picture_of_what_it_drew(
     [caption] = wait_for(lambda: Thumbnails(queue.redis, 24).captions())
     assert (caption.task_id, caption.expression) == (1, "the ship")
     assert client.get(f"/thumbnails/{caption.name}.jpg").content_type == "image/jpeg"
+
+
+def test_what_a_worker_holds_and_how_busy_it_is_stands_beside_its_device(
+    client: FlaskClient, start_worker: Callable[[], WorkerProcess]
+) -> None:
+    start_worker()
+    shown = wait_for(
+        lambda: re.search(r'<td>cpu</td><td class="n">([\d.]+) GB</td><td class="n">(\d+) %</td>', client.get("/").text)
+    )
+    assert 0 < float(shown[1]) < 10
+    assert 0 <= int(shown[2]) <= 100
 
 
 def test_no_pictures_are_kept_where_none_are_wanted() -> None:
@@ -230,6 +269,7 @@ def test_in_a_browser_without_javascript_on_a_desk_and_on_a_phone(queue: JobQueu
     queue.announce("tiny@1")
     fail(queue, 1, 2, reason="The image at /data/local-files/?d=harbour/7.png does not answer.")
     draw_one(queue)
+    teach(queue, 40.0, 45.0, 43.0)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shared = queue.settings
@@ -261,6 +301,12 @@ def test_in_a_browser_without_javascript_on_a_desk_and_on_a_phone(queue: JobQueu
                 page.goto(url)
                 assert page.locator(".pictures img").evaluate("image => image.naturalWidth") == 60
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing scrolls sideways"
+                charts = page.locator("figure svg")
+                assert charts.count() == 2
+                boxes = [charts.nth(number).bounding_box() for number in range(2)]
+                assert all(box and box["width"] > 250 and box["x"] + box["width"] <= width for box in boxes)
+                words = page.locator("figure svg text").all_text_contents()
+                assert {"mIoU, %", "corrections learnt from", "0", "70"} <= set(words)
                 context.close()
             page = browser.new_page(java_script_enabled=False)
             page.goto(url)
