@@ -204,7 +204,7 @@ def test_an_image_too_large_to_be_fetched_ahead_is_fetched_when_its_turn_comes(r
 
 def test_with_enough_images_in_memory_no_further_one_is_begun(room: Room) -> None:
     room.is_full = True
-    assert not room.bench.images.begin(of_image(1, "a"))
+    assert not room.bench.images.begin([of_image(1, "a")])
     assert room.run(of_image(1, "a"), of_image(2, "b")) == [1, 2]
 
 
