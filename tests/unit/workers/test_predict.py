@@ -159,7 +159,7 @@ def test_a_batch_is_no_larger_than_a_person_may_wait_for_it(room: Room) -> None:
     room.bench.batch_images = 8
     jobs = [of_image(number, str(number)) for number in range(12)]
     for job in jobs:
-        room.bench.images.begin(job)
+        room.bench.images.begin([job])
     while not all(room.bench.images.is_there(job) for job in jobs):
         pass
     encode_all = room.encode_all
