@@ -62,11 +62,41 @@ CASES = {
         False,
         "The label 'pier' collapsed from 80.0 to 30.0",
     ),
-    "a label that halves but was poor": (
-        contest([0.2] * 20 + [0.3] * 5, [0.9] * 20 + [0.12] * 5, ["ship"] * 20 + ["pier"] * 5),
+    "a poor label that is lost while another gains": (
+        contest([0.2] * 20 + [0.19] * 5, [0.9] * 20 + [0.0] * 5, ["ship"] * 20 + ["pier"] * 5),
+        STEADY,
+        False,
+        "The label 'pier' collapsed from 19.0 to 0.0",
+    ),
+    "a label that had next to nothing to lose": (
+        contest([0.2] * 20 + [0.08] * 5, [0.9] * 20 + [0.035] * 5, ["ship"] * 20 + ["pier"] * 5),
         STEADY,
         True,
         "It is better",
+    ),
+    "a label that fell far and did not halve": (
+        contest([0.2] * 20 + [0.9] * 5, [0.9] * 20 + [0.5] * 5, ["ship"] * 20 + ["pier"] * 5),
+        STEADY,
+        True,
+        "It is better",
+    ),
+    "a label that halved by two of five": (
+        contest([0.2] * 20 + [0.8, 0.8, 0.1, 0.1, 0.1], [0.9] * 20 + [0.1] * 5, ["ship"] * 20 + ["pier"] * 5),
+        STEADY,
+        True,
+        "It is better",
+    ),
+    "a label of few scenes": (
+        contest([0.2] * 60 + [0.8] * 6, [0.9] * 60 + [0.1] * 6, ["ship"] * 60 + ["pier"] * 6, per_scene=3),
+        STEADY,
+        True,
+        "It is better",
+    ),
+    "a label of the anchor collapsed": (
+        BETTER,
+        contest([0.6] * 90 + [0.4] * 5, [0.62] * 90 + [0.1] * 5, ["ship"] * 90 + ["pier"] * 5),
+        False,
+        "It forgot what the base knew: the anchor's label 'pier' collapsed from 40.0 to 10.0",
     ),
     "a label of few samples": (
         contest([0.2] * 20 + [0.8] * 4, [0.9] * 20 + [0.1] * 4, ["ship"] * 20 + ["pier"] * 4),
@@ -141,3 +171,30 @@ def test_a_plain_gain_is_seen_in_a_dozen_scenes():
         before = np.clip(rng.beta(1, 2, 12), 0, 1)
         seen += judge(contest(before, np.clip(before + rng.normal(0.2, 0.15, 12), 0, 1)), NOTHING).passed
     assert seen > 40
+
+
+@pytest.mark.parametrize("labels", [1, 6])
+@pytest.mark.parametrize("hits", [False, True])
+def test_of_labels_that_are_as_good_as_before_hardly_any_is_said_to_have_collapsed(labels, hits):
+    said, rounds = 0, 60
+    for seed in range(rounds):
+        rng = np.random.default_rng((labels, seed))
+        n = 8 * labels
+        hard = rng.beta(1, 4, n)
+        luck = rng.normal(0, 0.08, (2, n))
+        answers = 0.8 * (rng.random((2, n)) < 0.4) if hits else np.clip(hard + luck, 0, 1)
+        names = ["ship"] * 40 + [f"label {row % labels}" for row in range(n)]
+        held_out = contest([0.2] * 40 + [*answers[0]], [0.9] * 40 + [*answers[1]], names)
+        said += not judge(held_out, NOTHING).passed
+    assert said <= rounds / 20
+
+
+def test_a_label_that_is_lost_is_mostly_found():
+    found = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        before = np.clip(rng.beta(2, 5, 8), 0, 1)
+        names = ["ship"] * 30 + ["pier"] * 8
+        verdict = judge(contest([0.2] * 30 + [*before], [0.9] * 30 + [*(0.2 * before)], names), NOTHING)
+        found += "'pier' collapsed" in verdict.reason
+    assert found > 16
