@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from redis.lock import Lock
@@ -22,6 +23,7 @@ from ml_backend.label_config import LabelConfig, read_label_config
 from ml_backend.label_studio import LabelStudio, pages
 from ml_backend.options import Options
 from ml_backend.protocol import AnnotatedTask
+from ml_backend.turns import take_turns
 from workers import metrics
 from workers.changes import Changes
 from workers.corrections import Corrections
@@ -71,12 +73,14 @@ class Gatherer:
         while self._changes.drain():
             pass
         self._changes.know(self._corrections.projects())
-        came_to = [
-            self._gather_waiting(project_id, tasks)
-            for project_id, tasks in self._changes.waiting(WAITING_AT_ONCE).items()
-        ]
-        came_to += [self._reconcile(project_id, seen) for project_id, seen in self._changes.due().items()]
+        came_to = take_turns(self._turns())
         return Gathered(sum(one.written for one in came_to), sum(one.withdrawn for one in came_to))
+
+    def _turns(self) -> Iterator[tuple[int, Callable[[], Gathered]]]:
+        for project_id, tasks in self._changes.waiting(WAITING_AT_ONCE).items():
+            yield project_id, partial(self._gather_waiting, project_id, tasks)
+        for project_id, seen in self._changes.due().items():
+            yield project_id, partial(self._reconcile, project_id, seen)
 
     def _gather_waiting(self, project_id: int, tasks: Mapping[int, float]) -> Gathered:
         with self._changes.alone_at(project_id) as alone:
@@ -93,6 +97,7 @@ class Gatherer:
             if alone is None:
                 return Gathered()
             began = time.time()
+            self._corrections.sweep(project_id)
             gathered = self._look_through(project_id, alone)
             if not self.leaving.is_set():
                 self._changes.looked_through(project_id, seen, began)

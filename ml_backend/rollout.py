@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from redis.lock import Lock
 
@@ -20,6 +21,7 @@ from ml_backend.label_config import LabelConfig, read_label_config
 from ml_backend.label_studio import LabelStudio
 from ml_backend.options import Options
 from ml_backend.protocol import ListedTask
+from ml_backend.turns import take_turns
 from ml_backend.wiring import Project, Wiring
 from workers.alias import tell_champion
 from workers.queue import JobQueue, QueueFull
@@ -67,18 +69,20 @@ class Follower:
 
     def round(self) -> None:
         """Look at every project that has versions of its own, and go on with what is not done."""
-        for project_id in self._registry.projects():
-            if self.leaving.is_set():
-                return
-            move = self._registry.last_move(project_id)
-            if self._queue.champion(project_id) != (move.version if move else None):
-                tell_champion(self._queue, self._registry, project_id)
-            if move is None:
-                continue
-            rollout = self._rollouts.get(project_id)
-            if rollout is None or rollout.number != move.number or not rollout.over:
-                self._follow(project_id, move)
-            self._remove_older(project_id)
+        take_turns((number, partial(self._look, number)) for number in self._registry.projects())
+
+    def _look(self, project_id: int) -> None:
+        if self.leaving.is_set():
+            return
+        move = self._registry.last_move(project_id)
+        if self._queue.champion(project_id) != (move.version if move else None):
+            tell_champion(self._queue, self._registry, project_id)
+        if move is None:
+            return
+        rollout = self._rollouts.get(project_id)
+        if rollout is None or rollout.number != move.number or not rollout.over:
+            self._follow(project_id, move)
+        self._remove_older(project_id)
 
     def _follow(self, project_id: int, move: Move) -> None:
         with self._rollouts.alone_at(project_id) as alone:
@@ -205,15 +209,16 @@ class Follower:
         return {*self._queue.model_versions(), *self._registry.names(project_id)}
 
     def _remove_older(self, project_id: int) -> None:
-        rollout = self._rollouts.get(project_id)
-        if rollout is None or not rollout.shown:
-            return  # What is shown now may be among them.
         due = self._rollouts.due(project_id, self._queue.settings.replaced_s, REMOVED_AT_ONCE)
         if not due:
             return
         with self._rollouts.alone_at(project_id) as alone:
             if alone is None:
                 return
+            rollout = self._rollouts.get(project_id)
+            move = self._registry.last_move(project_id)
+            if rollout is None or not rollout.shown or move is None or move.number != rollout.number:
+                return  # What is shown now may be among them, or is wanted again since the alias moved back.
             # An annotation names the prediction that it began from: who has begun, keeps theirs.
             untouched = self._label_studio.untouched(project_id, list(due))
             removed = 0

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, Field
 
 from ml_backend.selection import Arm, Way
 from workers.contract import Wire
-from workers.registry import appear
+from workers.whole import appear
 
 FOLDER = "selections"
 """Below the data directory."""

@@ -71,12 +71,24 @@ class Trigger:
         """Ask for what was wished for, and for what is due."""
         for project_id, when in self._changes.wished().items():
             # The wish is about what people did before it.
-            if self._changes.looked_through_since(project_id, when):
-                self._ask(TrainJob(project_id=project_id, why="asked"))
+            if self._changes.looked_through_since(project_id, when) and self._grant(project_id, when):
                 self._changes.granted(project_id, when)
         if time.monotonic() - self._looked >= LOOK_S:
             self._look()
             self._looked = time.monotonic()
+
+    def _grant(self, project_id: int, when: float) -> bool:
+        training = self._queue.trainings().get(project_id)
+        if self._ask(TrainJob(project_id=project_id, why="asked")):
+            return True
+        # Another was asked for before. One that has not begun will look at all that is gathered; one that has may have
+        # looked before the rest of it came, and then the wish waits for its end.
+        begun = training is not None and training.stage != "waiting"
+        covered = training is not None and training.began_at.timestamp() >= when
+        if begun and not (covered and not self._new.of(project_id, training).corrections):
+            return False
+        log.info("training is on its way already", extra={"project_id": project_id})
+        return True
 
     def _look(self) -> None:
         trainings = self._queue.trainings()
@@ -90,9 +102,9 @@ class Trigger:
             if why is not None:
                 self._ask(TrainJob(project_id=project_id, why=why), new.corrections)
 
-    def _ask(self, job: TrainJob, new: int | None = None) -> None:
-        if self._queue.ask_training(job):
+    def _ask(self, job: TrainJob, new: int | None = None) -> bool:
+        asked = self._queue.ask_training(job)
+        if asked:
             facts = {"project_id": job.project_id, "why": job.why, **({} if new is None else {"new": new})}
             log.info("training asked for", extra=facts)
-        elif new is None:
-            log.info("training is on its way already", extra={"project_id": job.project_id})
+        return asked

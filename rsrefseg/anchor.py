@@ -11,6 +11,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -45,9 +46,12 @@ def draw_anchor(folder: Path, on_scene: Callable[[], None] = lambda: None) -> No
     Args:
         folder: Where it is to be.
         on_scene: Told after each scene; may raise to stop.
+
+    Raises:
+        OSError: If it cannot be put there.
     """
     described = json.dumps({"seeds": SEEDS, "scenes": SCENES, "per_scene": PER_SCENE, "side": SIDE})
-    if (folder / "anchor.json").is_file() and (folder / "anchor.json").read_text() == described:
+    if _is_there(folder, described):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
@@ -59,12 +63,23 @@ def draw_anchor(folder: Path, on_scene: Callable[[], None] = lambda: None) -> No
                 on_scene()
             (partial / f"{split}.jsonl").write_text("".join(lines))
         (partial / "anchor.json").write_text(described)
-        if folder.exists():
+        if folder.exists() and not _is_there(folder, described):
             folder.rename(partial / "former")
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not _is_there(folder, described):
+                raise
+            return  # Another drew the same meanwhile, and may be reading it already.
         shutil.rmtree(folder / "former", ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_there(folder: Path, described: str) -> bool:
+    with suppress(OSError):
+        return (folder / "anchor.json").read_text() == described
+    return False
 
 
 def _lines(folder: Path, seed: int, count: int) -> Iterator[str]:

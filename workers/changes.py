@@ -8,10 +8,12 @@ looked through as a whole every few minutes.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
+from pydantic import ValidationError
 from redis import Redis
 from redis.lock import Lock
 from rq.utils import as_text
@@ -20,6 +22,8 @@ from workers.lines import PREFIX
 from workers.notices import EVENTS, PROJECTS, Event
 from workers.redis_client import renaming_redis_errors
 from workers.waiting import Waiting, alone, numbers
+
+log = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 500
 
@@ -63,7 +67,7 @@ class Changes:
         """Take what webhooks said since the last time.
 
         Returns:
-            How many events there were.
+            How many events there were, unreadable ones included.
         """
         mark = as_text(self._redis.get(_MARK) or "-")
         found = self._redis.xrange(EVENTS, f"({mark}" if mark != "-" else "-", "+", count=EVENTS_AT_ONCE)
@@ -71,8 +75,13 @@ class Changes:
             return 0
         # All or nothing, so that whoever dies here loses nothing; the mark makes no event count twice.
         with self._redis.pipeline(transaction=True) as pipe:
-            for _, fields in found:
-                event = Event.model_validate_json((fields or {})[b"event"])
+            for number, fields in found:
+                try:
+                    event = Event.model_validate_json((fields or {})[b"event"])
+                except (KeyError, ValidationError) as exc:
+                    # Of another version of ours, perhaps; what it is about is found as its project is looked through.
+                    log.warning("event not readable", extra={"event_id": as_text(number), "error": type(exc).__name__})
+                    continue
                 now = time.time()
                 if event.action == TRAINING_EVENT:
                     pipe.zadd(_WISHED, {str(event.project_id): now})

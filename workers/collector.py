@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from workers.corrections import AnnotationRecord, Correction, Corrections, TaskC
 from workers.errors import ImageAway, ImageRefused
 from workers.images import ImageFetcher
 from workers.snapshots import IMAGES, Counting, Line, Manifest, Part, Snapshots, digest_of
+from workers.whole import partial_of, replace, sweep, sync
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,9 @@ EXAMPLES = 10
 
 SOURCES = "sources.jsonl"
 """Which image was found where, so that none is fetched twice."""
+
+SAME_PICTURE = "a held-out scene has the same picture"
+"""Why a correction is not taught although its scene is not held out."""
 
 PARTS: tuple[Part, ...] = ("train", "held-out")
 
@@ -96,6 +99,8 @@ class Collector:
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(".partial-*"):
             left_over.unlink()
+        sweep(folder)
+        sweep(folder / IMAGES)
         partial = {part: folder / f".partial-{part}-{secrets.token_hex(4)}" for part in PARTS}
         counting = {part: Counting() for part in PARTS}
         annotations: dict[int, str] = {}
@@ -116,13 +121,16 @@ class Collector:
                     else:
                         missing = image or Missing(reason="the task has no such image", said="")
                         left_out[missing.reason] += 1
-                        if missing.said and missing.said not in examples[-EXAMPLES:]:
+                        if missing.said and len(examples) < EXAMPLES and missing.said not in examples:
                             examples.append(missing.said)
                 self._on_task(number)
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-        return self._finish(project_id, partial, counting, annotations, dict(left_out), tuple(examples[:EXAMPLES]))
+        # One picture under two addresses is two scenes by their names, of which one may be held out.
+        if shared := counting["train"].images & counting["held-out"].images:
+            counting["train"], without = _leave_out(partial["train"], shared)
+            left_out[SAME_PICTURE] += without
+        for path in partial.values():
+            sync(path)
+        return self._finish(project_id, partial, counting, annotations, dict(left_out), tuple(examples))
 
     def _finish(
         self,
@@ -134,17 +142,17 @@ class Collector:
         examples: tuple[str, ...],
     ) -> Manifest:
         digest = digest_of((partial[part] for part in PARTS), annotations)
-        former = self._snapshots.all(project_id)
-        same = next((manifest for manifest in reversed(former) if manifest.name.endswith(f"-{digest}")), None)
-        if same:
-            for path in partial.values():
-                path.unlink()
-            return same
-        number = int(former[-1].name.partition("-")[0]) + 1 if former else 1
+        former = self._snapshots.names(project_id)
+        for name in reversed(former):
+            if name.endswith(f"-{digest}") and (same := self._snapshots.get(project_id, name)):
+                for path in partial.values():
+                    path.unlink()
+                return same
+        number = int(former[-1].partition("-")[0]) + 1 if former else 1
         manifest = Manifest(
             name=f"{number:04d}-{digest}",
             project_id=project_id,
-            parent=former[-1].name if former else None,
+            parent=former[-1] if former else None,
             made_at=datetime.now(UTC),
             train=counting["train"].counts(partial["train"]),
             held_out=counting["held-out"].counts(partial["held-out"]),
@@ -154,7 +162,8 @@ class Collector:
         )
         for part, path in partial.items():
             path.replace(self._snapshots.path(project_id, manifest.name, part))
-        _write(self._snapshots.folder(project_id) / f"{manifest.name}.json", manifest.model_dump_json(indent=2) + "\n")
+        path = self._snapshots.folder(project_id) / f"{manifest.name}.json"
+        replace(path, manifest.model_dump_json(indent=2) + "\n")
         log.info("snapshot made", extra={"snapshot": manifest.name, "corrections": manifest.corrections})
         return manifest
 
@@ -207,10 +216,27 @@ class Collector:
         digest = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
         path = folder / IMAGES / f"{digest}.png"
         if not path.is_file():
-            partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            partial = partial_of(path)
             Image.fromarray(image).save(partial, "PNG", compress_level=3)
+            sync(partial)
             partial.replace(path)
         return Kept(source=source, image=path.name, size_hw=(image.shape[0], image.shape[1]))
+
+
+def _leave_out(path: Path, images: Set[str]) -> tuple[Counting, int]:
+    # Write a part again without some of the images; says how many lines were about those.
+    counting, without = Counting(), 0
+    rest = path.with_name(f"{path.name}-rest")
+    with path.open(encoding="utf-8") as file, rest.open("w", encoding="utf-8") as kept:
+        for text in file:
+            line = Line.model_validate_json(text)
+            if line.file_name in images:
+                without += 1
+            else:
+                kept.write(text)
+                counting.add(line)
+    rest.replace(path)
+    return counting, without
 
 
 class _Sources:
@@ -272,12 +298,3 @@ def _lined_up(mask: Rle | None, size_hw: tuple[int, int]) -> Rle:
         return mask
     pixels = mask.to_mask().view(np.uint8)
     return Rle.from_mask(cv2.resize(pixels, size_hw[::-1], interpolation=cv2.INTER_NEAREST).astype(bool))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

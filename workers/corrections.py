@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from workers.contract import EXPRESSION_LIMIT, Rle, Wire
+from workers.whole import replace, sweep
 
 log = logging.getLogger(__name__)
 
@@ -121,12 +121,7 @@ class Corrections:
         """
         path = self.path(task.mark.project_id, task.mark.task_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(f"{task.mark.model_dump_json()}\n{task.model_dump_json(exclude={'mark'})}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        replace(path, f"{task.mark.model_dump_json()}\n{task.model_dump_json(exclude={'mark'})}\n")
 
     def withdraw(self, project_id: int, task_id: int) -> bool:
         """Forget a task's corrections.
@@ -166,6 +161,14 @@ class Corrections:
             log.warning("corrections not readable", extra={"file": str(path), "error": type(exc).__name__})
             return None
         return rest
+
+    def sweep(self, project_id: int) -> None:
+        """Remove what couriers that were killed left half written.
+
+        Args:
+            project_id: The project.
+        """
+        sweep(self._folder(project_id))
 
     def marks(self, project_id: int) -> dict[int, str]:
         """List the tasks of a project.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,8 @@ FOLDER = "datasets"
 
 IMAGES = "images"
 
+_NAME = re.compile(r"^\d{4,}-[0-9a-f]{8}$")
+
 Part = Literal["train", "held-out"]
 
 
@@ -50,7 +53,7 @@ class Manifest(Wire):
     """What a snapshot is."""
 
     schema_version: Literal[1] = 1
-    name: Annotated[str, Field(pattern=r"^\d{4,}-[0-9a-f]{8}$")]
+    name: Annotated[str, Field(pattern=_NAME)]
     """Its number in the project, and a digest of its content."""
     project_id: int
     parent: str | None
@@ -61,7 +64,7 @@ class Manifest(Wire):
     annotations: dict[int, str]
     """Those that were looked at: when each was last updated, by its number in Label Studio."""
     left_out: dict[str, int] = Field(default_factory=dict)
-    """Corrections whose image could not be had, by the reason."""
+    """Corrections that are in neither part, by the reason: their image could not be had, or is held out elsewhere."""
     examples: tuple[str, ...] = ()
     """What was said of some of these images."""
 
@@ -122,13 +125,28 @@ class Snapshots:
         Returns:
             Those that can be read, oldest first.
         """
-        found = []
-        for path in self.folder(project_id).glob("[0-9]*-*.json"):
-            try:
-                found.append(Manifest.model_validate_json(path.read_text("utf-8")))
-            except (OSError, ValidationError) as exc:
-                log.warning("snapshot not readable", extra={"file": str(path), "error": type(exc).__name__})
+        found = filter(None, map(self._read, self.folder(project_id).glob("[0-9]*-*.json")))
         return sorted(found, key=lambda manifest: int(manifest.name.partition("-")[0]))
+
+    @staticmethod
+    def _read(path: Path) -> Manifest | None:
+        try:
+            return Manifest.model_validate_json(path.read_text("utf-8"))
+        except (OSError, ValidationError) as exc:
+            log.warning("snapshot not readable", extra={"file": str(path), "error": type(exc).__name__})
+            return None
+
+    def names(self, project_id: int) -> list[str]:
+        """Name a project's snapshots without reading any.
+
+        Args:
+            project_id: The project.
+
+        Returns:
+            Their names, oldest first.
+        """
+        names = (path.stem for path in self.folder(project_id).glob("[0-9]*-*.json"))
+        return sorted(filter(_NAME.fullmatch, names), key=lambda name: int(name.partition("-")[0]))
 
     def newest_name(self, project_id: int) -> str | None:
         """Name a project's newest snapshot without reading any.
@@ -139,8 +157,7 @@ class Snapshots:
         Returns:
             Its name, or None before the first.
         """
-        names = (path.stem for path in self.folder(project_id).glob("[0-9]*-*.json"))
-        return max(names, key=lambda name: int(name.partition("-")[0]), default=None)
+        return next(reversed(self.names(project_id)), None)
 
     def newest(self, project_id: int) -> Manifest | None:
         """Find a project's newest snapshot.
@@ -151,7 +168,8 @@ class Snapshots:
         Returns:
             It, or None before the first.
         """
-        return next(reversed(self.all(project_id)), None)
+        found = (self.get(project_id, name) for name in reversed(self.names(project_id)))
+        return next(filter(None, found), None)
 
     def get(self, project_id: int, name: str) -> Manifest | None:
         """Find a snapshot.
@@ -161,9 +179,10 @@ class Snapshots:
             name: Its name.
 
         Returns:
-            It, or None if there is none of that name.
+            It, or None if there is none of that name that can be read.
         """
-        return next((manifest for manifest in self.all(project_id) if manifest.name == name), None)
+        path = self.folder(project_id) / f"{name}.json"
+        return self._read(path) if _NAME.fullmatch(name) and path.is_file() else None
 
     def path(self, project_id: int, name: str, part: Part) -> Path:
         """Say where the lines of a snapshot lie.
@@ -251,8 +270,9 @@ class Counting:
     """Counts the lines of a part as they are written."""
 
     def __init__(self) -> None:
+        self.images: set[str] = set()
+        """The files' names so far."""
         self._labels: Counter[str] = Counter()
-        self._images: set[str] = set()
         self._scenes: set[str] = set()
 
     def add(self, line: Line) -> None:
@@ -262,7 +282,7 @@ class Counting:
             line: The line.
         """
         self._labels[line.category_name or ""] += 1
-        self._images.add(line.file_name)
+        self.images.add(line.file_name)
         self._scenes.add(hashlib.sha256(line.scene.encode()).hexdigest())
 
     def counts(self, path: Path) -> PartCounts:
@@ -276,7 +296,7 @@ class Counting:
         """
         return PartCounts(
             corrections=self._labels.total(),
-            images=len(self._images),
+            images=len(self.images),
             scenes=len(self._scenes),
             labels=dict(self._labels.most_common()),
             sha256=sha256_of(path),

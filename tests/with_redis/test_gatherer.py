@@ -17,13 +17,15 @@ import pytest
 
 from ml_backend import brush
 from ml_backend.beside import Beside
+from ml_backend.errors import LabelStudioAway
 from ml_backend.gatherer import Gatherer
 from ml_backend.label_studio import LabelStudio
+from ml_backend.protocol import ChangedPage
 from tests.stand_in_label_studio import KEY, StandInLabelStudio, answers, stand_in_label_studio
 from tests.with_redis.conftest import wait_for
 from workers.changes import Changes
 from workers.corrections import Corrections
-from workers.notices import Event
+from workers.notices import EVENTS, Event
 from workers.queue import JobQueue
 from workers.settings import Settings
 
@@ -363,3 +365,68 @@ def test_ten_thousand_annotated_tasks_take_no_more_memory_than_a_thousand(
     assert written == 10_000
     assert late_mib - early_mib < 32
     assert len(corrections.marks(1)) == 10_000
+
+
+class BreaksOverOneProject(LabelStudio):
+    """Label Studio answers 500 about project 0."""
+
+    def label_config(self, project_id: int) -> str:
+        if project_id == 0:
+            raise LabelStudioAway("Label Studio answered 500.", status=500)
+        return super().label_config(project_id)
+
+    def annotated(self, project_id: int, after: int = 0, page_size: int = 100) -> ChangedPage:
+        if project_id == 0:
+            raise LabelStudioAway("Label Studio answered 500.", status=500)
+        return super().annotated(project_id, after, page_size)
+
+
+@pytest.mark.parametrize("reconcile_s", [AT_ONCE, NEVER])
+def test_a_project_that_label_studio_breaks_over_keeps_no_other_waiting(
+    queue: JobQueue, label_studio: StandInLabelStudio, corrections: Corrections, reconcile_s: float
+) -> None:
+    client = BreaksOverOneProject(label_studio.url, KEY, timeout_s=10)
+    gatherer = Gatherer(queue, client, corrections, Changes(queue.redis, reconcile_s))
+    for project_id in (0, 1):
+        queue.keep_options(project_id, None)
+        event = Event(action="ANNOTATION_CREATED", project_id=project_id, task_ids=(7,), at=datetime.now(UTC))
+        queue.keep_event(event)
+    label_studio.annotate(7, annotation())
+    with pytest.raises(LabelStudioAway):
+        gatherer.round()
+    assert kept(corrections) == {7: [1]}
+    label_studio.annotate(7, annotation(2))
+    happened(queue, "ANNOTATION_CREATED", 7)
+    with pytest.raises(LabelStudioAway):
+        gatherer.round()
+    assert kept(corrections) == {7: [2]}
+
+
+def test_an_event_that_cannot_be_read_is_passed_over(
+    gatherer: Gatherer,
+    queue: JobQueue,
+    label_studio: StandInLabelStudio,
+    corrections: Corrections,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    label_studio.annotate(7, annotation())
+    queue.redis.xadd(EVENTS, {"event": '{"of": "another version"}'})
+    queue.redis.xadd(EVENTS, {"happening": "{}"})
+    happened(queue, "ANNOTATION_CREATED", 7)
+    gatherer.round()
+    assert kept(corrections) == {7: [1]}
+    assert caplog.messages.count("event not readable") == 2
+    caplog.clear()
+    gatherer.round()
+    assert "event not readable" not in caplog.messages
+
+
+def test_what_a_killed_courier_left_half_written_is_swept(
+    reconciler: Gatherer, corrections: Corrections, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.whole.LEFT_OVER_S", -1)
+    folder = settings.data / "corrections/1"
+    folder.mkdir(parents=True)
+    (folder / ".7.json.3fa94c12").touch()
+    reconciler.round()
+    assert list(folder.iterdir()) == []

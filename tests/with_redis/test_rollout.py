@@ -411,3 +411,42 @@ def run(settings: Settings, label_studio: StandInLabelStudio, *lines: str) -> su
     }
     program = PROGRAM + "".join(f"    {line}\n" for line in lines)
     return subprocess.Popen([sys.executable, "-c", program], env=kept | ours)
+
+
+class BreaksOverOneProject(LabelStudio):
+    """Label Studio answers 500 about project 0."""
+
+    def label_config(self, project_id: int) -> str:
+        if project_id == 0:
+            raise LabelStudioAway("Label Studio answered 500.", status=500)
+        return super().label_config(project_id)
+
+
+def test_a_project_that_label_studio_breaks_over_keeps_no_other_waiting(
+    queue: JobQueue, label_studio: StandInLabelStudio, registry: Registry, tmp_path: Path
+) -> None:
+    queue.announce(BASE)
+    registry.add(make_version("tiny@3", project_id=0), tmp_path / "checkpoint")
+    registry.move(0, "tiny@3", "promoted")
+    registry.move(1, CHAMPION, "promoted")
+    follower = Follower(queue, BreaksOverOneProject(label_studio.url, KEY, timeout_s=10), registry)
+    for _ in range(3):
+        with pytest.raises(LabelStudioAway):
+            follower.round()
+        draw(queue, label_studio)
+    assert versions(label_studio) == AFTERWARDS
+    assert label_studio.project["model_version"] == CHAMPION
+
+
+def test_older_predictions_stay_when_the_alias_moved_back_to_them_just_now(
+    follower: Follower, queue: JobQueue, label_studio: StandInLabelStudio, registry: Registry
+) -> None:
+    registry.move(1, CHAMPION, "promoted")
+    follower.round()
+    draw(queue, label_studio)
+    follower._follow(1, registry.last_move(1))
+    assert label_studio.project["model_version"] == CHAMPION
+    before = versions(label_studio)
+    registry.move(1, None, "rolled back")
+    follower._remove_older(1)
+    assert versions(label_studio) == before

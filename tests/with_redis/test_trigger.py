@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import get_args
 
 import pytest
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
 
 from ml_backend.gatherer import Gatherer
 from ml_backend.label_studio import LabelStudio
@@ -146,3 +146,61 @@ def test_a_project_that_annotators_are_at_waits_for_their_pause(
     gather(gatherer, queue, label_studio, 4, 5, 6)
     trigger.round()
     assert asked(queue) == ["count"], "but not for ever"
+
+
+def begin(queue: JobQueue, at: datetime) -> None:
+    """A trainer takes the training that waits."""
+    [job] = queue.train.get_jobs()
+    queue.train.remove(job)
+    job.set_status(JobStatus.STARTED)
+    queue.keep_training(queue.trainings()[1].model_copy(update={"stage": "collecting", "began_at": at, "at": at}))
+
+
+def finish(queue: JobQueue) -> None:
+    """It ends."""
+    Job.fetch("train-1", queue.redis, serializer="json").set_status(JobStatus.FINISHED)
+    word = queue.trainings()[1].model_copy(update={"stage": "refused", "at": datetime.now(UTC)})
+    queue.keep_training(word)
+
+
+def wish(queue: JobQueue, gatherer: Gatherer) -> None:
+    """Somebody presses Start Training, and all that was done before is gathered."""
+    queue.keep_event(Event(action=START_TRAINING, project_id=1, at=datetime.now(UTC)))
+    gatherer.round()
+    wait_for(lambda: gatherer.round() is not None and Changes(queue.redis, 0).wished(), 5)
+    [(_, when)] = Changes(queue.redis, 0).wished().items()
+    wait_for(lambda: gatherer.round() is not None and Changes(queue.redis, 0).looked_through_since(1, when), 10)
+
+
+def test_a_wish_while_a_training_runs_that_began_before_it_waits_for_its_end(
+    gatherer: Gatherer, trigger: Trigger, queue: JobQueue, label_studio: StandInLabelStudio
+) -> None:
+    gather(gatherer, queue, label_studio, 1, 2, 3)
+    trigger.round()
+    begin(queue, datetime.now(UTC))
+    label_studio.annotate(4, annotation(4))
+    wish(queue, gatherer)
+    trigger.round()
+    trigger.round()
+    assert asked(queue) == []
+    finish(queue)
+    trigger.round()
+    assert asked(queue) == ["asked"]
+    finish(queue)
+    queue.train.empty()
+    trigger.round()
+    assert asked(queue) == [], "once"
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_wish_that_the_training_on_its_way_fulfils_is_over(
+    gatherer: Gatherer, trigger: Trigger, queue: JobQueue, label_studio: StandInLabelStudio, begun: bool
+) -> None:
+    gather(gatherer, queue, label_studio, 1, 2, 3)
+    trigger.round()
+    wish(queue, gatherer)
+    if begun:
+        begin(queue, datetime.now(UTC))
+        queue.keep_training(queue.trainings()[1].model_copy(update={"stage": "refused"}))  # its last word comes first
+    trigger.round()
+    assert Changes(queue.redis, 0).wished() == {}

@@ -54,3 +54,17 @@ def test_of_a_large_anchor_always_the_same_images_are_taken(few, tmp_path: Path)
     assert len(taken) == 3
     (tmp_path / "test.jsonl").write_text("\n".join(reversed(monkeyed)))
     assert {one.image_path.name for one in read_anchor(tmp_path, "test")} == taken
+
+
+def test_of_two_who_draw_it_at_once_the_first_is_left_in_its_place(few, tmp_path: Path):
+    first = []
+
+    def another():
+        if not first:
+            first.append(tmp_path)
+            draw_anchor(tmp_path / "anchor")
+            first.append((tmp_path / "anchor/anchor.json").stat().st_ino)
+
+    draw_anchor(tmp_path / "anchor", another)
+    assert (tmp_path / "anchor/anchor.json").stat().st_ino == first[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["anchor"]

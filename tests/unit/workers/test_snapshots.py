@@ -225,3 +225,40 @@ def test_an_export_stands_by_itself(project: Project, tmp_path: Path) -> None:
     assert learnt.image().shape == (6, 9, 3)
     assert len(list((tmp_path / "out/images").iterdir())) == 2
     assert json.loads((tmp_path / "out/train.jsonl").read_text())["task"] == 1
+
+
+def test_a_picture_that_is_held_out_under_one_address_is_not_taught_under_another(project: Project) -> None:
+    project.put(task(1), task(2), task(8))
+    project.host.pages["/data/upload/2.png"] = project.host.pages["/data/upload/8.png"]
+    manifest = project.collect()
+    learnt, held_out = (project.samples(f"{manifest.name}-{part}") for part in ("train", "held-out"))
+    assert [sample.sample_id for sample in learnt] == ["1-101-0"]
+    assert [sample.sample_id for sample in held_out] == ["8-108-0"]
+    assert manifest.left_out == {"a held-out scene has the same picture": 1}
+    assert (manifest.train.corrections, manifest.train.images) == (1, 1)
+    assert project.collect() == manifest
+    assert not list(project.root.glob(".partial*"))
+
+
+def test_a_manifest_remembers_a_few_examples_of_many_images_that_are_away(project: Project) -> None:
+    project.put(*map(task, range(1, 30)))
+    for path in project.host.pages:
+        project.host.pages[path] = (404, b"")
+    manifest = project.collect()
+    assert sum(manifest.left_out.values()) == 29
+    assert len(set(manifest.examples)) == len(manifest.examples) == 10
+
+
+def test_one_snapshot_is_found_without_reading_the_others(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    project.put(task(1))
+    first = project.collect()
+    (project.root / "0002-00000000.json").write_text("{")
+    project.put(task(2))
+    third = project.collect()
+    assert (third.name[:4], third.parent) == ("0003", "0002-00000000")
+    assert project.snapshots.get(1, first.name) == first
+    assert project.snapshots.newest(1) == third
+    assert "snapshot not readable" not in caplog.messages
+    assert project.snapshots.get(1, "0002-00000000") is None
+    assert "snapshot not readable" in caplog.messages
+    assert project.snapshots.get(1, "../1/0001") is None
