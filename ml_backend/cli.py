@@ -409,6 +409,8 @@ def demo_loop(once: bool, images: Path | None, label_studio: Path) -> None:
             click.echo("stopped")
             return
         click.echo(json.dumps(asdict(figures)))
+        if figures.failed:
+            sys.exit(1)
 
 
 if __name__ == "__main__":

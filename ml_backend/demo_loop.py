@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,7 +33,10 @@ from workers.registry import Registry
 from workers.settings import Settings
 
 TAUGHT, MEASURED, LEFT = 60, 60, 20
-"""Tasks that are corrected for the model to learn from, corrected to measure it by, and left to be drawn anew."""
+"""Tasks that are corrected for the model to learn from, corrected to measure it by, and left to be drawn anew.
+
+Where there are few, a quarter of those that are not held out is left.
+"""
 
 SEED = 960_000
 """Of the first drawn scene; those that the weights learnt from and are measured by have others."""
@@ -52,7 +56,8 @@ ON_REQUEST = {"RSREFSEG_RETRAIN_AFTER": "0", "RSREFSEG_RETRAIN_HOURS": "0"}
 ENDS = ("promoted", "refused", "failed")
 
 MASKS = "masks"
-"""The folder beside the images that holds the truth: white on black, under the image's name, as PNG."""
+"""The folder beside the images that holds the truth: white on black, under the image's name, as PNG; where there are
+several expressions about an image, its name ends in -1, -2 and so on, in their order."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Figures:
     """On scenes of what the base was taught."""
     anchor_after: float | None
     promoted: bool
+    failed: bool
+    """Whether the training broke off."""
     seconds_retrain: float
     version: str | None
     corrections: int
@@ -81,23 +88,25 @@ class Errand:
     """A task for a scripted annotator, who knows the truth."""
 
     task_id: int
-    image: Path
+    mask: Path
+    """Where the truth is."""
     measured: bool
     """Whether its scene is held out."""
 
     @classmethod
-    def of(cls, task: dict[str, Any], folder: Path) -> Self:
+    def of(cls, task: dict[str, Any], folder: Path, masks: Mapping[Sample, Path]) -> Self:
         """Look at a task of the project.
 
         Args:
             task: Its id and data.
             folder: Of the images.
+            masks: Where the truth is.
 
         Returns:
             What is to be done about it.
         """
-        uri = task["data"]["image"]
-        return cls(task["id"], image_at(uri, folder), is_held_out(uri))
+        uri, expression = task["data"]["image"], task["data"]["expression"]
+        return cls(task["id"], masks[Sample(image_at(uri, folder), expression)], is_held_out(uri))
 
     def truth(self) -> np.ndarray:
         """Read what the expression refers to.
@@ -106,13 +115,40 @@ class Errand:
             (h, w) bool.
 
         Raises:
-            StartFailed: If there is no such mask.
+            StartFailed: If the mask cannot be read.
         """
-        path = self.image.parent / MASKS / f"{self.image.stem}.png"
-        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        mask = cv2.imread(str(self.mask), cv2.IMREAD_GRAYSCALE)
         if mask is None:
-            raise StartFailed(f"{path} is missing: the scripted annotators draw what they find there")
+            raise StartFailed(f"{self.mask} is no image: the scripted annotators draw what they find there")
         return np.asarray(mask > 127)
+
+
+def find_masks(samples: Sequence[Sample]) -> dict[Sample, Path]:
+    """Find the truth about each sample, before anybody is asked to draw it.
+
+    Args:
+        samples: Images with their expressions.
+
+    Returns:
+        The file of each.
+
+    Raises:
+        StartFailed: If one is missing.
+    """
+    about: dict[Path, list[Sample]] = defaultdict(list)
+    for sample in dict.fromkeys(samples):
+        about[sample.image].append(sample)
+    found = {}
+    for image, several in about.items():
+        for number, sample in enumerate(several, start=1):
+            name = image.stem if len(several) == 1 else f"{image.stem}-{number}"
+            found[sample] = image.parent / MASKS / f"{name}.png"
+            if not found[sample].is_file():
+                raise StartFailed(
+                    f"{found[sample]} is missing: the scripted annotators draw what they find there for "
+                    f"{sample.expression!r} in {image.name}"
+                )
+    return found
 
 
 class Annotators:
@@ -180,6 +216,7 @@ class DemoLoop:
         self._home.mkdir(parents=True, exist_ok=True)
         folder = self._images or self._draw()
         samples = _enough(read_samples(folder), folder)
+        masks = find_masks(samples)
         with Stage.set_up(
             self._settings, self._home, self._label_studio, folder.parent, self._console, trains=ON_REQUEST
         ) as stage:
@@ -189,7 +226,7 @@ class DemoLoop:
             project.connect(stage.queue, stage.url)
             self._say(f"Label Studio  {stage.server.url}/projects/{project.id}/data")
             self._say(f"user {stage.server.username}, password {stage.server.password}")
-            errands = [Errand.of(task, folder) for task in project.tasks()]
+            errands = [Errand.of(task, folder, masks) for task in project.tasks()]
             self._prelabel(stage, project)
             self._correct(stage, project, errands, 0.0 if once else HUMAN_S)
             training = self._retrain(stage, project)
@@ -217,8 +254,14 @@ class DemoLoop:
         done = project.annotated()
         taught = [errand for errand in errands if not errand.measured]
         measured = [errand for errand in errands if errand.measured]
+        left = min(LEFT, len(taught) // 4)
+        corrected = taught[: min(TAUGHT, len(taught) - left)]
         # The held-out ones too: they say whether it was any use.
-        chosen = [*taught[: max(1, min(TAUGHT, len(taught) - LEFT))], *measured]
+        chosen = [*corrected, *measured]
+        self._say(
+            f"Of {len(errands)} tasks {len(corrected)} are corrected to learn from, {len(measured)} of held-out scenes "
+            f"to measure by, and {len(taught) - len(corrected)} left to be drawn anew."
+        )
         right = 0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console) as progress:
@@ -228,10 +271,7 @@ class DemoLoop:
                     right += annotators.correct(errand)
                     time.sleep(pause_s)
                 progress.advance(bar)
-        self._say(
-            f"{len(chosen)} tasks corrected, {right} of them right already; {sum(e.measured for e in chosen)} are of "
-            f"held-out scenes and only measure."
-        )
+        self._say(f"{len(chosen)} tasks corrected, {right} of them right already.")
         store = Corrections(stage.queue.settings.data)
         self._until(stage, lambda: sum(1 for _ in store.of(project.id)) >= len(chosen), "the courier gathers them")
 
@@ -281,6 +321,7 @@ class DemoLoop:
             anchor_before=anchor.before if anchor else None,
             anchor_after=anchor.after if anchor else None,
             promoted=training.stage == "promoted",
+            failed=training.stage == "failed",
             seconds_retrain=round((training.at - training.began_at).total_seconds(), 1),
             version=training.version,
             corrections=training.corrections,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ml_backend import brush
-from ml_backend.demo_loop import MASKS, Annotators, Errand
+from ml_backend.demo_loop import MASKS, Annotators, Errand, find_masks
+from ml_backend.demo_project import Sample, local_uri
 from ml_backend.errors import StartFailed
 
 TRUTH = np.zeros((40, 60), bool)
@@ -18,7 +19,7 @@ TRUTH[10:30, 20:50] = True
 def errand(tmp_path: Path) -> Errand:
     (tmp_path / MASKS).mkdir()
     cv2.imwrite(str(tmp_path / MASKS / "a scene.png"), np.uint8(255) * TRUTH)
-    return Errand(7, tmp_path / "a scene.jpg", measured=False)
+    return Errand(7, tmp_path / MASKS / "a scene.png", measured=False)
 
 
 def shown(mask: np.ndarray) -> dict[str, object]:
@@ -58,7 +59,26 @@ def test_a_mask_that_is_wrong_or_missing_is_drawn_from_the_truth(errand: Errand,
     assert region["id"] != "ours"
 
 
-def test_an_image_without_the_truth_is_named(errand: Errand):
-    (errand.image.parent / MASKS / "a scene.png").unlink()
-    with pytest.raises(StartFailed, match=r"a scene\.png is missing"):
+def test_a_truth_that_is_no_image_is_named(errand: Errand):
+    errand.mask.write_text("nothing")
+    with pytest.raises(StartFailed, match=r"a scene\.png is no image"):
         errand.truth()
+
+
+def test_each_expression_about_an_image_has_a_truth_of_its_own(tmp_path: Path):
+    (tmp_path / MASKS).mkdir()
+    for name in ("a", "b-1", "b-2", "b"):
+        (tmp_path / MASKS / f"{name}.png").touch()
+    samples = [
+        Sample(tmp_path / "a.jpg", "the ship"),
+        Sample(tmp_path / "b.png", "the pier"),
+        Sample(tmp_path / "b.png", "the pier"),
+        Sample(tmp_path / "b.png", "the ship"),
+    ]
+    found = find_masks(samples)
+    assert [found[sample].name for sample in samples] == ["a.png", "b-1.png", "b-1.png", "b-2.png"]
+    task = {"id": 5, "data": {"image": local_uri(tmp_path / "b.png", tmp_path), "expression": "the ship"}}
+    assert Errand.of(task, tmp_path, found).mask.name == "b-2.png"
+    (tmp_path / MASKS / "b-2.png").unlink()
+    with pytest.raises(StartFailed, match=r"b-2\.png is missing.*'the ship' in b\.png"):
+        find_masks(samples)
