@@ -130,7 +130,8 @@ def retry(project_id: int, task_ids: tuple[int, ...], as_json: bool) -> None:
     "--export",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Copy the newest snapshot there: images/, train.jsonl and, of the scenes that are held out, test.jsonl.",
+    help="Copy the newest snapshot there: images/, train.jsonl, test.jsonl of the scenes that are held out, and "
+    "val.jsonl of one in five of the others.",
 )
 def dataset(project_id: int, as_json: bool, folder: Path | None) -> None:
     """Count the corrections of a project that the courier has gathered so far, and list what was made of them."""
@@ -144,9 +145,16 @@ def dataset(project_id: int, as_json: bool, folder: Path | None) -> None:
         data = Settings.load().data
         snapshots = Snapshots(data)
         if folder:
-            exported = described(snapshots.export(project_id, folder))
-            said = f"Snapshot {exported['name']} in {folder}: {exported['train']} corrections to learn from"
-            click.echo(json.dumps(exported) if as_json else f"{said}, {exported['held_out']} held out.")
+            exported = snapshots.export(project_id, folder)
+            parts = {"train": exported.train, "val": exported.val, "held_out": exported.held_out}
+            if as_json:
+                click.echo(json.dumps(described(exported.manifest) | parts | {"val_scenes": exported.val_scenes}))
+                return
+            click.echo(
+                f"Snapshot {exported.manifest.name} in {folder}: {exported.train} corrections to learn from in "
+                f"train.jsonl, {exported.val} to choose by in val.jsonl, {exported.held_out} held out in test.jsonl. "
+                f"To choose by: {', '.join(exported.val_scenes) or 'no scene, as there is but one to learn from'}."
+            )
             return
         counts = count(Corrections(data), project_id)
         counts.snapshots = [described(manifest) for manifest in snapshots.all(project_id)]

@@ -7,11 +7,10 @@ drawn by lot that is an unbiased estimate over the tasks that were open then, of
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, quantiles
+from statistics import fmean
 from typing import Literal
 
 from rich.console import Group, RenderableType
@@ -19,15 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ml_backend.errors import StartFailed
+from ml_backend.interval import interval
 from ml_backend.selections import Selections
 from workers.corrections import Corrections
 from workers.registry import Registry
-
-RESAMPLES = 1_000
-"""How often annotations are drawn anew to say how far a mean may be from the truth."""
-
-FEWEST = 5
-"""Annotations below which no interval is given."""
 
 Kind = Literal["random", "chosen", "unasked"]
 """Drawn by lot, chosen by the model's doubts, or annotated without having been selected."""
@@ -74,7 +68,7 @@ class Shown:
     iou: float
     """Mean over annotations between what was shown and what it became, in percent."""
     low: float | None
-    """Lower end of the 95 % interval, over annotations drawn anew; None where they are too few."""
+    """Lower end of the 95 % interval, over tasks drawn anew; None where they are too few."""
     high: float | None
 
 
@@ -233,30 +227,23 @@ def draw(found: LearningCurve, path: Path) -> None:
 
 def _shown(corrections: Corrections, selections: Selections, project_id: int) -> Iterable[Shown]:
     arms = selections.arms(project_id)
-    ious: dict[tuple[str, Kind], list[float]] = {}
+    ious: dict[tuple[str, Kind], dict[int, list[float]]] = {}
     met: dict[str, str] = {}
     for task in corrections.of(project_id):
-        arm: Kind = arms.get(task.mark.task_id, "unasked")
         for record in task.annotations:
             of_masks = [one.iou for one in record.corrections if one.iou is not None]
             if of_masks and record.model_version:
+                arm: Kind = arms.of(task.mark.task_id, record.updated_at) or "unasked"
                 # One figure each: the masks of one picture are good and bad together.
-                ious.setdefault((record.model_version, arm), []).append(fmean(of_masks))
+                of_tasks = ious.setdefault((record.model_version, arm), {})
+                of_tasks.setdefault(task.mark.task_id, []).append(fmean(of_masks))
                 at = record.updated_at.isoformat()
                 met[record.model_version] = min(met.get(record.model_version, at), at)
     for version, arm in sorted(ious, key=lambda key: (met[key[0]], key[0], list(WORDS).index(key[1]))):
-        values = ious[version, arm]
-        low, high = _interval(values)
-        yield Shown(version, arm, len(values), 100 * fmean(values), low, high)
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
-    if len(values) < FEWEST:
-        return None, None
-    lots = random.Random(0)  # noqa: S311 - resampling, no secret
-    means = [fmean(lots.choices(values, k=len(values))) for _ in range(RESAMPLES)]
-    ends = quantiles(means, n=40)
-    return 100 * ends[0], 100 * ends[-1]
+        of_tasks = ious[version, arm]
+        percent = [[100 * value for value in values] for values in of_tasks.values()]
+        every = [value for values in percent for value in values]
+        yield Shown(version, arm, len(every), fmean(every), *interval(percent))
 
 
 def _number(value: float | None) -> str:

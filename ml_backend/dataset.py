@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
+from itertools import combinations
 from typing import get_args
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 
+from ml_backend.regions import iou
 from workers.corrections import AnnotationRecord, Correction, Corrections, Origin
 from workers.snapshots import Manifest
 
@@ -62,6 +64,29 @@ class Tally:
 
 
 @dataclass
+class Pair:
+    """Two annotators who were at the same tasks."""
+
+    tasks: int = 0
+    masks: int = 0
+    """Expressions about an image of which both said what they refer to."""
+    agreement: float | None = None
+    """Mean IoU between the two masks; where both say that there is nothing it is 1."""
+
+    def add(self, ious: Sequence[float]) -> None:
+        """Count one more task.
+
+        Args:
+            ious: Of its masks.
+        """
+        self.tasks += 1
+        for one in ious:
+            self.masks += 1
+            mean = self.agreement or 0.0
+            self.agreement = mean + (one - mean) / self.masks
+
+
+@dataclass
 class Counts:
     """The corrections of a project."""
 
@@ -73,6 +98,8 @@ class Counts:
     labels: dict[str, Tally] = field(default_factory=dict)
     annotators: dict[str, Tally] = field(default_factory=dict)
     """By the user's number in Label Studio."""
+    between_annotators: dict[str, Pair] = field(default_factory=dict)
+    """By the two users' numbers, the lower one first."""
     model_versions: dict[str, Tally] = field(default_factory=dict)
     """By who made what was shown; empty where nothing was."""
     days: dict[str, int] = field(default_factory=dict)
@@ -100,6 +127,10 @@ def count(corrections: Corrections, project_id: int) -> Counts:
     for task in corrections.of(project_id):
         counts.tasks += 1
         scenes.add(hash(task.scene))
+        for one, other in combinations(task.annotations, 2):
+            if None not in (one.annotator, other.annotator) and one.annotator != other.annotator:
+                who = ", ".join(map(str, sorted((one.annotator or 0, other.annotator or 0))))
+                counts.between_annotators.setdefault(who, Pair()).add(list(_ious(one, other)))
         for record in task.annotations:
             counts.annotations += 1
             skipped.update(record.skipped)
@@ -153,6 +184,12 @@ def tables(counts: Counts) -> RenderableType:
     shown.append(_table("all", {"": counts.total}.items()))
     shown.append(_table("label", counts.labels.items()))
     shown.append(_table("annotator", counts.annotators.items()))
+    if counts.between_annotators:
+        pairs = Table("annotators", "tasks of both", "masks of both", "mean IoU between them")
+        for who, pair in sorted(counts.between_annotators.items(), key=lambda one: (-one[1].masks, one[0])):
+            agreement = "" if pair.agreement is None else f"{pair.agreement:.3f}"
+            pairs.add_row(who, str(pair.tasks), str(pair.masks), agreement)
+        shown.append(pairs)
     shown.append(_table("model version shown", counts.model_versions.items()))
     growth = Table("day", "corrections so far")
     for day, so_far in [*counts.days.items()][-DAYS_SHOWN:]:
@@ -166,6 +203,20 @@ def tables(counts: Counts) -> RenderableType:
     if counts.snapshots:
         shown.append(_snapshots_table(counts.snapshots[-DAYS_SHOWN:]))
     return Group(*shown)
+
+
+def _ious(one: AnnotationRecord, other: AnnotationRecord) -> Iterator[float]:
+    # Of what both were asked about, where their masks are of one size.
+    theirs = {(found.image, found.expression, found.label): found.mask for found in other.corrections}
+    for found in one.corrections:
+        key = (found.image, found.expression, found.label)
+        if key not in theirs:
+            continue
+        mask, their = found.mask, theirs[key]
+        if mask is None or their is None:
+            yield float(mask is their)
+        elif mask.size_hw == their.size_hw:
+            yield iou(mask.to_mask(), their.to_mask())
 
 
 def _tallies(counts: Counts, record: AnnotationRecord, correction: Correction) -> tuple[Tally, ...]:

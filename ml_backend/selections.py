@@ -5,6 +5,9 @@ selections/PROJECT/0007.json   the seventh selection of a project; never changed
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -83,13 +86,39 @@ class Selections:
         files = sorted((self._root / str(project_id)).glob("[0-9]*.json"), key=lambda path: int(path.stem))
         return [Selection.model_validate_json(path.read_text("utf-8")) for path in files]
 
-    def arms(self, project_id: int) -> dict[int, Arm]:
-        """Say how each task came to be asked about.
+    def arms(self, project_id: int) -> Arms:
+        """Read how a project's tasks came to be asked about, and when.
 
         Args:
             project_id: The project.
 
         Returns:
-            The arm of each task that was ever selected, by the last selection that has it.
+            What says it of each.
         """
-        return {task.task_id: task.arm for selection in self.of(project_id) for task in selection.tasks}
+        return Arms(self.of(project_id))
+
+
+class Arms:
+    """How tasks came to be asked about: a selection holds until the next one takes its place.
+
+    Args:
+        selections: Of one project.
+    """
+
+    def __init__(self, selections: Iterable[Selection]) -> None:
+        in_order = sorted(selections, key=lambda selection: selection.at)
+        self._since = [selection.at for selection in in_order]
+        self._arms: list[dict[int, Arm]] = [{task.task_id: task.arm for task in one.tasks} for one in in_order]
+
+    def of(self, task_id: int, at: datetime) -> Arm | None:
+        """Say how a task came to be annotated.
+
+        Args:
+            task_id: The task.
+            at: When that was.
+
+        Returns:
+            Its arm in the selection that held then; None where there was none, or the task was not in it.
+        """
+        number = bisect_right(self._since, at) - 1
+        return self._arms[number].get(task_id) if number >= 0 else None

@@ -16,9 +16,10 @@ import logging
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AwareDatetime, Field, ValidationError
 
@@ -32,6 +33,9 @@ FOLDER = "datasets"
 """Below the data directory."""
 
 IMAGES = "images"
+
+VALIDATED = 5
+"""Of the scenes that may be taught, one in so many is exported as a part of its own."""
 
 _NAME = re.compile(r"^\d{4,}-[0-9a-f]{8}$")
 
@@ -72,6 +76,18 @@ class Manifest(Wire):
     def corrections(self) -> int:
         """How many it holds."""
         return self.train.corrections + self.held_out.corrections
+
+
+class Exported(NamedTuple):
+    """What was copied out of a snapshot."""
+
+    manifest: Manifest
+    train: int
+    """Corrections to learn from."""
+    val: int
+    """Corrections to choose among weights by, which are not among those."""
+    held_out: int
+    val_scenes: tuple[str, ...]
 
 
 class Line(Wire):
@@ -212,15 +228,18 @@ class Snapshots:
             for line in file:
                 yield Line.model_validate_json(line)
 
-    def export(self, project_id: int, folder: Path) -> Manifest:
+    def export(self, project_id: int, folder: Path) -> Exported:
         """Copy the newest snapshot to where other tools read it.
+
+        Of the scenes that may be taught one in `VALIDATED` goes into a part of its own, for tools that choose among
+        weights while they train; a hash of the scene's name says which, so it is the same each time.
 
         Args:
             project_id: Its project.
-            folder: Gets `images/`, `train.jsonl` and `test.jsonl`; made if missing.
+            folder: Gets `images/`, `train.jsonl`, `val.jsonl` and `test.jsonl`; made if missing.
 
         Returns:
-            Which snapshot it was.
+            What was copied.
 
         Raises:
             NoSnapshot: If there is none.
@@ -229,12 +248,32 @@ class Snapshots:
         if manifest is None:
             raise NoSnapshot(project_id)
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-        parts: dict[Part, str] = {"train": "train.jsonl", "held-out": "test.jsonl"}
-        for part, name in parts.items():
-            for image in {line.file_name for line in self.lines(project_id, manifest.name, part)}:
-                shutil.copyfile(self.folder(project_id) / IMAGES / image, folder / IMAGES / image)
-            shutil.copyfile(self.path(project_id, manifest.name, part), folder / name)
-        return manifest
+        validated = _validated({line.scene for line in self.lines(project_id, manifest.name, "train")})
+        counts = Counter[str]()
+        images: set[str] = set()
+        with ExitStack() as stack:
+            names = ("train", "val", "test")
+            files = {
+                name: stack.enter_context((folder / f"{name}.jsonl").open("w", encoding="utf-8")) for name in names
+            }
+            for part in get_args(Part):
+                for line in self.lines(project_id, manifest.name, part):
+                    name = "test" if part == "held-out" else "val" if line.scene in validated else "train"
+                    files[name].write(line.model_dump_json() + "\n")
+                    counts[name] += 1
+                    images.add(line.file_name)
+        for image in images:
+            shutil.copyfile(self.folder(project_id) / IMAGES / image, folder / IMAGES / image)
+        return Exported(manifest, counts["train"], counts["val"], counts["test"], tuple(sorted(validated)))
+
+
+def _validated(scenes: Set[str]) -> set[str]:
+    if len(scenes) < 2:
+        return set()
+    digests = {scene: hashlib.sha256(f"val {scene}".encode()).digest() for scene in scenes}
+    chosen = {scene for scene, digest in digests.items() if digest[0] % VALIDATED == 0}
+    # At least one, and never all.
+    return chosen if chosen and chosen != scenes else {min(scenes, key=lambda scene: digests[scene])}
 
 
 def digest_of(files: Iterable[Path], annotations: dict[int, str]) -> str:

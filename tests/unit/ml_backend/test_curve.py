@@ -59,12 +59,15 @@ def data(tmp_path: Path) -> Path:
         mark = Mark(project_id=1, task_id=task_id, updated_at="then")
         records = (record(task_id, 1 if task_id <= 20 else 2, shown, model_version=served),)
         corrections.put(TaskCorrections(mark=mark, scene=str(task_id), image_uris=("a",), annotations=records))
-    for task_ids in (range(1, 16), range(21, 31)):
+    for task_ids, at in (
+        (range(1, 16), NOW - timedelta(days=30)),
+        (range(21, 31), datetime(2026, 11, 1, 18, tzinfo=UTC)),
+    ):
         Selections(tmp_path).add(
             Selection(
                 number=1,
                 project_id=1,
-                at=NOW,
+                at=at,
                 model_version="tiny@0",
                 seed=0,
                 random_share=0.5,
@@ -97,14 +100,17 @@ def test_the_curve_has_every_version_and_what_was_left_of_its_masks(data: Path):
     assert 30 <= mixed.low < 38 < mixed.high <= 50
 
 
-def test_selections_are_numbered_and_the_last_one_counts(data: Path):
+def test_selections_are_numbered_and_each_counts_until_the_next(data: Path):
     selections = Selections(data)
     assert [one.number for one in selections.of(1)] == [1, 2]
     [_, last] = selections.of(1)
-    again = selections.add(last.model_copy(update={"tasks": (Selected(task_id=1, arm="chosen", score=0.5),)}))
+    now_chosen = (Selected(task_id=1, arm="chosen", score=0.5),)
+    again = selections.add(last.model_copy(update={"tasks": now_chosen, "at": NOW}))
     assert again.number == 3
-    assert selections.arms(1)[1] == "chosen"
-    assert selections.arms(2) == {}
+    arms = selections.arms(1)
+    said = [arms.of(1, at) for at in (NOW - timedelta(days=31), NOW - timedelta(days=25), last.at, NOW)]
+    assert said == [None, "random", None, "chosen"]
+    assert selections.arms(2).of(1, NOW) is None
 
 
 def test_the_table_says_it_all(data: Path):

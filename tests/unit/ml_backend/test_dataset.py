@@ -126,3 +126,29 @@ def test_snapshots_are_listed_and_the_newest_is_exported(data: Path, tmp_path: P
     listed = json.loads(CliRunner().invoke(main, ["dataset", "--project", "1", "--json"]).stdout)["snapshots"]
     assert [one["name"] for one in listed] == ["0009-3fa94c12", "0010-3fa94c12"]
     assert listed[0]["left_out"] == {"the image does not come just now": 2}
+
+
+def test_where_two_annotated_one_task_it_is_said_how_far_they_agree(tmp_path: Path):
+    store = Corrections(tmp_path)
+    half = np.eye(6, 8, dtype=bool)
+    half[3:] = False
+    tasks = {
+        1: [record(1, 1, correction(), annotator=7), record(2, 1, correction(mask=Rle.from_mask(half)), annotator=3)],
+        2: [
+            record(3, 1, correction("rejected"), correction(label="car"), annotator=3),
+            record(4, 1, correction("rejected"), annotator=7),
+            record(5, 1, correction(mask=Rle.from_mask(half)), annotator=7),
+        ],
+        3: [record(6, 1, correction(), annotator=3), record(7, 2, correction(), annotator=3)],
+        4: [record(8, 1, correction(), annotator=3), record(9, 2, correction())],
+    }
+    for task_id, records in tasks.items():
+        mark = Mark(project_id=1, task_id=task_id, updated_at="then")
+        store.put(TaskCorrections(mark=mark, scene="a", image_uris=("a",), annotations=tuple(records)))
+    counts = count(store, 1)
+    assert set(counts.between_annotators) == {"3, 7"}
+    pair = counts.between_annotators["3, 7"]
+    assert (pair.tasks, pair.masks, pair.agreement) == (3, 3, pytest.approx((0.5 + 1 + 0) / 3))
+    console = Console(file=io.StringIO(), width=200)
+    console.print(tables(counts))
+    assert "mean IoU between them" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -217,7 +217,7 @@ def test_an_export_stands_by_itself(project: Project, tmp_path: Path) -> None:
     project.collect()
     project.corrections.withdraw(1, 2)
     newest = project.collect()
-    assert project.snapshots.export(1, tmp_path / "out") == newest
+    assert project.snapshots.export(1, tmp_path / "out") == (newest, 1, 0, 1, ())
     [learnt] = list(read_benchmark("coco", tmp_path / "out", "train"))
     [tested] = list(read_benchmark("coco", tmp_path / "out", "test"))
     assert isinstance(learnt, Sample)
@@ -225,6 +225,34 @@ def test_an_export_stands_by_itself(project: Project, tmp_path: Path) -> None:
     assert learnt.image().shape == (6, 9, 3)
     assert len(list((tmp_path / "out/images").iterdir())) == 2
     assert json.loads((tmp_path / "out/train.jsonl").read_text())["task"] == 1
+
+
+def test_some_of_the_scenes_that_may_be_taught_are_exported_to_choose_by_and_always_the_same(
+    project: Project, tmp_path: Path
+) -> None:
+    def exported() -> dict[str, set[str]]:
+        project.collect()
+        found = project.snapshots.export(1, tmp_path / "out")
+        held = {}
+        for split in ("train", "val", "test"):
+            lines = (tmp_path / f"out/{split}.jsonl").read_text().splitlines()
+            held[split] = {json.loads(line)["scene"] for line in lines}
+        assert set(found.val_scenes) == held["val"]
+        return held
+
+    project.put(*(task(n, correction(), correction(expression="the pier")) for n in range(1, 3)))
+    few = exported()
+    assert len(few["val"]) == len(few["train"]) == 1
+    project.put(*map(task, range(3, 60)))
+    many = exported()
+    assert not many["val"] & many["train"]
+    assert not (many["val"] | many["train"]) & many["test"]
+    assert 2 <= len(many["val"]) < len(many["train"]) / 2
+    project.put(*map(task, range(60, 70)))
+    more = exported()
+    assert many["val"] <= more["val"]
+    assert many["train"] <= more["train"]
+    assert all(is_held_out(scene) for scene in more["test"])
 
 
 def test_a_picture_that_is_held_out_under_one_address_is_not_taught_under_another(project: Project) -> None:
