@@ -139,7 +139,9 @@ class Models:
                     f"{wanted} never served project {self._id}, so there is no way back to it: `rsrefseg-backend "
                     f"models promote --project {self._id} --version {wanted}` makes it the champion."
                 )
-        return self._moved(move_alias(self._queue, self._registry, self._id, wanted, "rolled back"), wanted)
+        # Where another rolled back at the same time, the one before that is not what was meant.
+        after = last.number if last else 0
+        return self._moved(move_alias(self._queue, self._registry, self._id, wanted, "rolled back", after), wanted)
 
     def prune(self, keep: int) -> list[str]:
         """Remove the weights of versions that never served.

@@ -6,7 +6,14 @@ from workers.notices import NoticeBoard
 from workers.registry import Move, Registry, Why
 
 
-def move_alias(queue: NoticeBoard, registry: Registry, project_id: int, version: str | None, why: Why) -> Move | None:
+def move_alias(
+    queue: NoticeBoard,
+    registry: Registry,
+    project_id: int,
+    version: str | None,
+    why: Why,
+    after: int | None = None,
+) -> Move | None:
     """Make a version the champion; once more is as good as once, so whoever was killed over it does it again.
 
     Args:
@@ -15,12 +22,13 @@ def move_alias(queue: NoticeBoard, registry: Registry, project_id: int, version:
         project_id: The project.
         version: The version, which the registry must know; None for the base.
         why: For the history.
+        after: The number of the last move that was seen as this was decided on, as of `Registry.move`.
 
     Returns:
         The move; None where the version was the champion already.
     """
     moved = registry.champion(project_id) != version
-    move = registry.move(project_id, version, why) if moved else None
+    move = registry.move(project_id, version, why, after) if moved else None
     tell_champion(queue, registry, project_id)
     return move
 

@@ -290,6 +290,10 @@ class Training(Wire):
     began_at: AwareDatetime
     at: AwareDatetime
     """Of this word."""
+    done: int = 0
+    """Of what the stage goes through before, or instead of, steps: tasks collected, images read, answers."""
+    of: int = 0
+    """How many there are; 0 where nobody knows yet."""
     step: int = 0
     steps: int = 0
     loss: float | None = None

@@ -10,6 +10,7 @@ WorkersError
 └── Unavailable         wait and retry
     ├── QueueFull
     ├── RedisAway
+    ├── AliasMoved      somebody else moved a project's alias first
     └── ImageAway
         └── ImageBroken
 
@@ -17,6 +18,7 @@ JobStopped              somebody's wish: the job in hand ends here
 ForeignJob              whoever writes to Redis asks for what is not ours to do
 NoRoom                  the image is too large to be decoded before it is wanted
 Interrupted             the same of the worker: the job goes on with the next
+Superseded              the job is with another worker already, and this one has nothing to do with it any more
 """
 
 from __future__ import annotations
@@ -115,6 +117,17 @@ class RedisAway(Unavailable):
     """Redis does not answer."""
 
 
+class AliasMoved(Unavailable):
+    """Somebody moved a project's alias meanwhile: what was decided is to be decided anew.
+
+    Args:
+        project_id: The project.
+    """
+
+    def __init__(self, project_id: int) -> None:
+        super().__init__(f"Somebody else moved the alias of project {project_id} just now: look again, and repeat it.")
+
+
 class ImageAway(Unavailable):
     """Whoever has the image does not answer."""
 
@@ -150,3 +163,7 @@ class ForeignJob(Exception):
 
 class NoRoom(Exception):
     """The image is too large to be decoded beside those that are held; once it is wanted, it is fetched again."""
+
+
+class Superseded(Exception):
+    """A worker was stopped for so long that its job was given to another; this one touches nothing any more."""

@@ -158,6 +158,46 @@ class LeasedWorker(SimpleWorker):  # type: ignore[misc]  # rq is not followed
             progress.idle()
         self.set_state(WorkerStatus.IDLE)
 
+    def handle_job_success(self, job: Job, queue: Queue, started_job_registry: object, execution: Execution) -> None:
+        """Write down that a job ended well, unless it is another's by now.
+
+        Args:
+            job: The job.
+            queue: Where it was.
+            started_job_registry: RQ's list of jobs that are at work.
+            execution: This run of it.
+        """
+        if self._still_ours(job, execution):
+            super().handle_job_success(job, queue, started_job_registry, execution)
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: object = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """Write down that a job failed, unless it is another's by now.
+
+        Args:
+            job: The job.
+            queue: Where it was.
+            started_job_registry: RQ's list of jobs that are at work.
+            exc_string: What was raised.
+            execution: This run of it.
+        """
+        if execution is None or self._still_ours(job, execution):
+            super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+
+    def _still_ours(self, job: Job, execution: Execution) -> bool:
+        # A process that was stopped for longer than its lease wakes over a job that another does, or has done.
+        if self.connection.zscore(job.started_job_registry.key, execution.composite_key) is not None:
+            return True
+        self.executions.pop(execution.id, None)
+        log.warning("the lease had run out, so the job is left to another", extra={"lost_job": job.id})
+        return False
+
     def renew(self, job: Job, execution: Execution) -> None:
         """Say that the job in hand still runs.
 

@@ -48,7 +48,7 @@ class Material:
         snapshots: Snapshots,
         manifest: Manifest,
         former: str | None,
-        on_image: Callable[[], None] = lambda: None,
+        on_scene: Callable[[], None] = lambda: None,
     ) -> Material:
         """Read a snapshot.
 
@@ -57,7 +57,7 @@ class Material:
             snapshots: Where it is.
             manifest: Of the snapshot.
             former: The snapshot that the parent learnt from, if any.
-            on_image: Told after each scene that is drawn; may raise to stop.
+            on_scene: Told after each scene that is drawn; may raise to stop.
 
         Returns:
             What there is.
@@ -71,7 +71,7 @@ class Material:
         scenes = {line.ref_id: line.scene for line in snapshots.lines(project_id, manifest.name, "held-out")}
         anchor = settings.anchor or settings.data / ANCHOR
         if settings.anchor is None:
-            draw_anchor(anchor, on_image)
+            draw_anchor(anchor, on_scene)
         return cls(
             new=[sample for sample in learnt if _reading(lines[sample.sample_id]) not in known],
             older=[sample for sample in learnt if _reading(lines[sample.sample_id]) in known],
@@ -105,7 +105,7 @@ class Material:
         )
 
     def contests(
-        self, champion: Predictor, challenger: Predictor, folder: Path, on_image: Callable[[], None]
+        self, champion: Predictor, challenger: Predictor, folder: Path, on_answers: Callable[[int, int], None]
     ) -> tuple[Contest, Contest]:
         """Ask both sides about what neither was taught; answers that are kept in the folder are not asked for again.
 
@@ -113,7 +113,7 @@ class Material:
             champion: What was taught further.
             challenger: What came of it.
             folder: Of the run.
-            on_image: Told after each image; may raise to stop.
+            on_answers: Told after each image how many answers there are of how many; may raise to stop.
 
         Returns:
             On the held-out samples, and on the anchor.
@@ -122,7 +122,8 @@ class Material:
             ("held-out", self.held_out, self.scenes),
             ("anchor", read_anchor(self.anchor, "test"), {}),
         )
-        contests = []
+        contests: list[Contest] = []
+        every = 2 * sum(len(samples) for _, samples, _ in tests)
         for name, samples, scenes in tests:
             with ExitStack() as stack:
                 kept = [
@@ -131,15 +132,13 @@ class Material:
                     )
                     for side in ("champion", "challenger")
                 ]
+                before = 2 * sum(len(former) for _, former, _ in tests[: len(contests)])
+
+                def count(done: int, _of: int, before: int = before) -> None:
+                    on_answers(before + done, every)
+
                 contests.append(
-                    compete(
-                        champion,
-                        challenger,
-                        samples,
-                        scenes,
-                        kept=(kept[0], kept[1]),
-                        on_samples=lambda _done, _of: on_image(),
-                    )
+                    compete(champion, challenger, samples, scenes, kept=(kept[0], kept[1]), on_samples=count)
                 )
         return contests[0], contests[1]
 

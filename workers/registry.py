@@ -10,8 +10,6 @@ and is never replaced, so of two who move at once one comes after the other, and
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +18,8 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from workers.contract import Wire
-from workers.errors import NoSuchVersion, VersionPruned
+from workers.errors import AliasMoved, NoSuchVersion, VersionPruned
+from workers.whole import appear, partial_of, sweep, sync, sync_all
 
 log = logging.getLogger(__name__)
 
@@ -118,13 +117,18 @@ class Registry:
         folder = self._versions(version.project_id) / version.version
         if folder.exists():
             return
-        partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+        sweep(folder.parent)
+        sweep(self._history(version.project_id))
+        partial = partial_of(folder)
         shutil.copytree(checkpoint, partial)
         (partial / DESCRIPTION).write_text(version.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        sync_all(partial)  # Before it has its name, since a move of the alias, which is synced, may come next.
         try:
             partial.rename(folder)
         except OSError:  # Another was faster with the same.
             shutil.rmtree(partial)
+        else:
+            sync(folder.parent)
 
     def folder(self, project_id: int, version: str) -> Path:
         """Find the checkpoint of a version.
@@ -231,19 +235,22 @@ class Registry:
         move = self.last_move(project_id)
         return None if move is None else move.version
 
-    def move(self, project_id: int, version: str | None, why: Why) -> Move:
+    def move(self, project_id: int, version: str | None, why: Why, after: int | None = None) -> Move:
         """Make a version the champion.
 
         Args:
             project_id: The project.
             version: Its name, which must be known; None for the base.
             why: For the history.
+            after: The number of the last move that was seen as this one was decided on, 0 for none; None where it is
+                right whatever happened meanwhile.
 
         Returns:
             The move, which holds now.
 
         Raises:
             VersionPruned: If its weights were removed.
+            AliasMoved: If there was another move meanwhile.
         """
         if version is not None and not self.has_weights(project_id, version):
             raise VersionPruned(project_id, version)
@@ -251,8 +258,11 @@ class Registry:
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             last = self.last_move(project_id)
+            number = last.number if last else 0
+            if after not in (None, number):
+                raise AliasMoved(project_id)
             move = Move(
-                number=last.number + 1 if last else 1,
+                number=number + 1,
                 version=version,
                 former=last.version if last else None,
                 why=why,
@@ -334,27 +344,3 @@ class Registry:
 def _last(versions: list[str | None], version: str | None) -> int:
     # Where a rollback led; to something new where it is not among them.
     return max((place for place, one in enumerate(versions) if one == version), default=len(versions))
-
-
-def appear(path: Path, text: str) -> bool:
-    """Write a file that appears as a whole or not at all, and never in place of another.
-
-    Args:
-        path: Where, in a folder that is there.
-        text: What it holds.
-
-    Returns:
-        Whether it was written; not where there is one.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        path.hardlink_to(partial)
-    except FileExistsError:
-        return False
-    finally:
-        partial.unlink()
-    return True

@@ -3,14 +3,13 @@
     collecting --> learning --> scoring --> promoted | refused
 
 A training that is killed goes on where it stopped: its snapshot, its weights and its answers are in a folder of the
-run, and a version that was written already is found in the registry.
+run (`runs.py`), a version that was written already is found in the registry, and a last word is said again.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from contextlib import closing, suppress
 from dataclasses import asdict
@@ -18,9 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, ValidationError
 from rq import get_current_job
-from rq.job import Job
 from structlog.contextvars import bound_contextvars
 
 from rsrefseg import checkpoint
@@ -32,20 +29,18 @@ from rsrefseg.teaching import Course, calibrated, teach
 from workers import metrics, progress
 from workers.alias import move_alias
 from workers.collector import Collector
-from workers.contract import Training, TrainJob, Wire
+from workers.contract import Training, TrainJob
 from workers.corrections import Corrections
 from workers.desk import Desk, at_hand
-from workers.errors import Interrupted, RedisAway, WorkersError
+from workers.errors import AliasMoved, Interrupted, RedisAway, Superseded, WorkersError
 from workers.images import ImageFetcher
 from workers.material import Material
 from workers.registry import Comparison, Registry, Verdict, Version, Why
+from workers.runs import Run, RunFolder, number_of
 from workers.snapshots import Manifest, Snapshots
 from workers.worker import load
 
 log = logging.getLogger(__name__)
-
-RUNS = "runs"
-"""Where trainings that are under way keep what they need to go on, below the data directory."""
 
 SAY_S = 2.0
 """How often a training says how far it is, in seconds."""
@@ -53,18 +48,6 @@ SAY_S = 2.0
 
 class Ended(Exception):
     """There is nothing more to be done, for a reason that people are told."""
-
-
-class Run(Wire):
-    """What a training has settled on, so that the next take of the same job goes on with it."""
-
-    asked_at: str
-    """When the job was made: another job begins anew."""
-    began_at: AwareDatetime
-    base: str
-    champion: str | None
-    """At the beginning; None for the base."""
-    snapshot: str
 
 
 def retrain(job_json: str) -> None:
@@ -82,8 +65,15 @@ def retrain(job_json: str) -> None:
         raise RuntimeError("a training runs where RQ runs its job, by `rsrefseg-worker run --queue train`")
     asked = TrainJob.model_validate_json(job_json)
     with bound_contextvars(job_id=job.id, project_id=asked.project_id):
+        desk = at_hand()
         try:
-            _Retraining(at_hand(), asked, job).run()
+            folder = RunFolder(desk.queue.settings.data, asked.project_id, number_of(desk.queue.redis, job))
+            try:
+                _Retraining(desk, asked, job.created_at.isoformat(), folder).run()
+            finally:
+                folder.leave()
+        except Superseded:
+            log.warning("training left to another worker, who has it by now")
         except Interrupted:
             job.retries_left = (job.retries_left or 0) + 1  # It is no fault of the job.
             log.info("training left, to be gone on with")
@@ -93,40 +83,54 @@ def retrain(job_json: str) -> None:
 class _Retraining:
     # One take of one job.
 
-    def __init__(self, desk: Desk, asked: TrainJob, job: Job) -> None:
+    def __init__(self, desk: Desk, asked: TrainJob, asked_at: str, folder: RunFolder) -> None:
         self._desk = desk
         self._asked = asked
-        self._asked_at = job.created_at.isoformat()
+        self._asked_at = asked_at
+        self._folder = folder
         self._course = desk.course or Course()
         settings = desk.queue.settings
         self._settings = settings
         self._registry = Registry(settings.data)
         self._snapshots = Snapshots(settings.data)
-        self._folder = settings.data / RUNS / str(asked.project_id)
         now = datetime.now(UTC)
         self._said = Training(project_id=asked.project_id, stage="collecting", why=asked.why, began_at=now, at=now)
         self._said_at = 0.0
         self._lap_at = time.monotonic()
 
     def run(self) -> None:
+        former = self._folder.take(self._asked_at)
+        if former is not None and former.ended is not None:
+            # An earlier take was killed between its last word and the end of its job.
+            self._desk.queue.keep_training(former.ended)
+            self._folder.clear(but_run=True)
+            log.info("training had ended", extra={"stage": former.ended.stage, "reason": former.ended.reason})
+            return
         try:
-            self._say(stage="collecting")
-            base = self._load()
-            run, manifest = self._begin(base)
-            parent = self._parent(base, run)
-            made = self._made_before(run, manifest, parent)
-            if made is None:
-                material = self._material(manifest, made_by=run)
-                folder = self._learn(parent, material)
-                made = self._judge(base, parent, folder, material, run, manifest)
-            self._settle(run, made)
+            self._carry_on(former)
         except Ended as end:
             self._end("refused", str(end))
-        except RedisAway:
-            raise  # The job comes again.
+        except (RedisAway, Interrupted, Superseded):
+            raise  # The job comes again, or has been given to another.
         except (RSRefSegError, WorkersError) as exc:
+            self._check_held()
             log.exception("training failed")
             self._end("failed", f"{str(exc).rstrip('.')}.")
+        except Exception:
+            self._check_held()  # Whose files another worker has taken, breaks over their absence.
+            raise
+
+    def _carry_on(self, former: Run | None) -> None:
+        self._say(stage="collecting")
+        base = self._load()
+        run, manifest = self._begin(base, former)
+        parent = self._parent(base, run)
+        made = self._made_before(run, manifest, parent)
+        if made is None:
+            material = self._material(manifest, made_by=run)
+            folder = self._learn(parent, material)
+            made = self._judge(base, parent, folder, material, run, manifest)
+        self._settle(run, made)
 
     def _load(self) -> Predictor:
         # In single precision, whatever the workers compute with.
@@ -135,36 +139,32 @@ class _Retraining:
         )
         return load(settings, self._desk.device)
 
-    def _begin(self, base: Predictor) -> tuple[Run, Manifest]:
+    def _begin(self, base: Predictor, former: Run | None) -> tuple[Run, Manifest]:
         # What an earlier take of this job settled on, else the present state of things.
-        path, project_id = self._folder / "run.json", self._asked.project_id
-        with suppress(OSError, ValidationError):
-            run = Run.model_validate_json(path.read_text("utf-8"))
-            manifest = self._snapshots.get(project_id, run.snapshot)
-            if run.asked_at == self._asked_at and run.base == base.base_version and manifest:
-                self._say(began_at=run.began_at, corrections=manifest.train.corrections)
-                log.info("training gone on with", extra={"snapshot": run.snapshot})
-                return run, manifest
-        shutil.rmtree(self._folder, ignore_errors=True)
+        project_id = self._asked.project_id
+        if former is not None and former.base == base.base_version:
+            manifest = self._snapshots.get(project_id, former.snapshot)
+            if manifest is not None:
+                self._say(began_at=former.began_at, corrections=manifest.train.corrections)
+                log.info("training gone on with", extra={"snapshot": former.snapshot})
+                return former, manifest
+        self._folder.clear()
         manifest = self._collect()
-        champion = self._registry.champion(project_id)
         run = Run(
             asked_at=self._asked_at,
             began_at=self._said.began_at,
             base=base.base_version,
-            champion=champion,
+            champion=self._registry.champion(project_id),
             snapshot=manifest.name,
         )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        partial.write_text(run.model_dump_json(), encoding="utf-8")
-        partial.replace(path)
+        self._folder.keep(run)
         return run, manifest
 
     def _collect(self) -> Manifest:
         with closing(ImageFetcher(self._settings)) as fetcher:
             corrections = Corrections(self._settings.data)
-            collector = Collector(corrections, self._snapshots, fetcher, lambda _: self._go_on())
+            count = len(corrections.files(self._asked.project_id))
+            collector = Collector(corrections, self._snapshots, fetcher, lambda done: self._go_on(done, count))
             manifest = collector.collect(self._asked.project_id)
         self._say(corrections=manifest.train.corrections)
         if manifest.train.corrections == 0:
@@ -201,16 +201,16 @@ class _Retraining:
     def _learn(self, parent: Predictor, material: Material) -> Path:
         recipe = self._course.recipe(len(material.new) + len(material.older))
         self._say(stage="learning", steps=recipe.steps)
-        lesson = material.lesson(parent, self._folder / "seen", self._desk.device, self._course.mixture)
-        lesson.prepare(recipe.steps, lambda _done, _of: self._go_on())
+        lesson = material.lesson(parent, self._folder.path / "seen", self._desk.device, self._course.mixture)
+        lesson.prepare(recipe.steps, self._go_on)
 
         def on_step(step: int, loss: float) -> bool:
             self._lap()
-            self._say(seldom=step < recipe.steps, step=step, loss=round(loss, 4))
+            self._say(seldom=step < recipe.steps, done=0, of=0, step=step, loss=round(loss, 4))
             return not self._desk.stop.asked
 
         blend = self._course.blend
-        folder = teach(parent, lesson, recipe, self._folder / "teaching", on_step, blend=blend)
+        folder = teach(parent, lesson, recipe, self._folder.path / "teaching", on_step, blend=blend)
         if folder is None:
             raise Interrupted
         return folder
@@ -218,10 +218,10 @@ class _Retraining:
     def _judge(
         self, base: Predictor, parent: Predictor, folder: Path, material: Material, run: Run, manifest: Manifest
     ) -> Version:
-        self._say(stage="scoring")
+        self._say(stage="scoring", done=0, of=0)
         challenger = base.with_heads(folder)
         challenger.calibration = UNCALIBRATED  # An earlier take may have said already what its scores are worth.
-        held_out, anchor = material.contests(parent, challenger, self._folder, self._go_on)
+        held_out, anchor = material.contests(parent, challenger, self._folder.path, self._go_on)
         found = judge(held_out, anchor)
         calibration, source = calibrated(held_out, anchor, parent.calibration)
         log.info("scores calibrated", extra={"on": source})
@@ -245,13 +245,15 @@ class _Retraining:
                 by_label=found.by_label,
             ),
         )
+        self._check_held()
         self._registry.add(version, folder)
         log.info("version made", extra={"model_version": version.version, "passed": found.passed})
         return version
 
     def _settle(self, run: Run, made: Version) -> None:
         # Whatever of this an earlier take has done already is found done.
-        compared, champion = made.verdict.held_out, self._registry.champion(self._asked.project_id)
+        compared, last = made.verdict.held_out, self._registry.last_move(self._asked.project_id)
+        champion = last.version if last else None
         self._say(
             version=made.version,
             before=compared and round(compared.before, 2),
@@ -274,15 +276,27 @@ class _Retraining:
                     f"meanwhile: promote {made.version} by hand if it is to serve."
                 )
         why: Why = "promoted" if made.verdict.passed else "forced"
-        move_alias(self._desk.queue, self._registry, self._asked.project_id, made.version, why)
+        try:
+            after = last.number if last else 0
+            move_alias(self._desk.queue, self._registry, self._asked.project_id, made.version, why, after)
+        except AliasMoved:
+            return self._settle(run, made)  # By what holds now.
         self._end("promoted", made.verdict.reason if made.verdict.passed else f"By hand. {made.verdict.reason}")
 
     def _end(self, stage: Literal["promoted", "refused", "failed"], reason: str) -> None:
-        self._say(stage=stage, reason=reason)
+        now = datetime.now(UTC)
+        last_word = self._said.model_copy(update={"stage": stage, "reason": reason, "done": 0, "of": 0, "at": now})
+        run = self._folder.run()
+        if run is not None:
+            self._folder.keep(run.model_copy(update={"ended": last_word}))
+        self._said = last_word
+        self._check_held()
+        self._tell()
         metrics.TRAININGS.labels(stage).inc()
-        metrics.TRAINING_SECONDS.set((datetime.now(UTC) - self._said.began_at).total_seconds())
+        metrics.TRAINING_SECONDS.set((now - last_word.began_at).total_seconds())
         log.info("training ended", extra={"stage": stage, "reason": reason})
-        shutil.rmtree(self._folder, ignore_errors=True)
+        # The last word stays until the next training begins: a kill may come before RQ knows that the job is done.
+        self._folder.clear(but_run=True)
 
     def _lap(self) -> None:
         progress.busy()
@@ -291,15 +305,26 @@ class _Retraining:
             metrics.BUSY_SECONDS.inc(at - self._lap_at)
         self._lap_at = at
 
-    def _go_on(self) -> None:
+    def _go_on(self, done: int = 0, of: int = 0) -> None:
+        self._check_held()
         self._lap()
         if self._desk.stop.asked:
             raise Interrupted
+        if of:
+            self._say(seldom=done < of, done=done, of=of)
+
+    def _check_held(self) -> None:
+        if not self._folder.held():
+            raise Superseded
 
     def _say(self, *, seldom: bool = False, **what: Any) -> None:
+        self._check_held()
         self._said = self._said.model_copy(update={**what, "at": datetime.now(UTC)})
         if seldom and time.monotonic() - self._said_at < SAY_S:
             return
+        self._tell()
+
+    def _tell(self) -> None:
         with suppress(RedisAway):
             self._desk.queue.keep_training(self._said)
         self._said_at = time.monotonic()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 
 import pytest
 from click.testing import CliRunner, Result
@@ -103,6 +103,28 @@ def test_while_requests_stream_in_versions_are_promoted_and_taken_back_and_none_
     assert [answer.job.task_id for answer in answers] == sent, "none is missing, none is twice"
     for first, version in marks:
         assert {a.model_version for a in answers if first <= a.job.task_id < first + 10} == {version}
+
+
+@pytest.mark.usefixtures("registry")
+def test_workers_that_are_killed_as_the_alias_moves_lose_and_double_nothing(
+    queue: JobQueue, start_worker: StartWorker, models: Callable[..., Result]
+) -> None:
+    workers = [start_worker(), start_worker()]
+    wait_for(queue.model_version)
+    moves = [["promote", "--version", "v1"], ["promote", "--version", "v2"], ["rollback"], ["rollback"]]
+    with streaming(queue) as sent:
+        for number, command in enumerate(moves):
+            before = queue.counts()["to_deliver"]
+            wait_for(lambda before=before: queue.counts()["to_deliver"] > before + 5, 60)
+            killer = Timer(0.05 * number, workers.pop(0).process.kill)
+            killer.start()
+            assert models(*command).exit_code == 0
+            killer.join()
+            workers.append(start_worker())
+    wait_for(lambda: queue.counts()["to_deliver"] == len(sent), 120)
+    assert queue.failures() == []
+    assert sorted(answer.job.task_id for answer in answers_in(queue)) == sent, "none is missing, none is twice"
+    assert answered_by(queue, 1) == BASE
 
 
 @pytest.mark.usefixtures("registry")

@@ -64,18 +64,30 @@ def test_a_share_of_what_was_learnt_lies_that_far_from_the_parent(predictor, les
     assert any(not torch.equal(blended[name], value) for name, value in predictor.model.state_dict().items())
 
 
-def test_a_challenger_that_was_taught_shuffled_masks_is_refused(predictor, lessons, tmp_path):
+def shuffled(masks: list[np.ndarray]) -> list[np.ndarray]:
+    """Each is another's."""
+    return [*masks[1:], masks[0]]
+
+
+def inverted(masks: list[np.ndarray]) -> list[np.ndarray]:
+    """Everything but what is meant."""
+    return [~mask for mask in masks]
+
+
+@pytest.mark.parametrize("spoil", [shuffled, inverted])
+def test_a_challenger_that_was_taught_wrong_masks_is_refused(predictor, lessons, tmp_path, spoil):
     champion = predictor.with_heads(taught(predictor, tmp_path / "champion", lessons[0]))
-    masks = [one.gt_mask() for one in lessons[0]]
-    order = np.random.default_rng(0).permutation(len(masks))
-    shuffled = [
-        Sample(one.sample_id, one.image_path, one.expression, one.category, ~masks[i], pixels=one.pixels)
-        for one, i in zip(lessons[0], order, strict=True)
+    masks = spoil([one.gt_mask() for one in lessons[0]])
+    spoilt = [
+        Sample(one.sample_id, one.image_path, one.expression, one.category, mask, pixels=one.pixels)
+        for one, mask in zip(lessons[0], masks, strict=True)
     ]
-    challenger = predictor.with_heads(taught(champion, tmp_path / "sabotaged", shuffled))
+    challenger = predictor.with_heads(taught(champion, tmp_path / "spoilt", spoilt))
     verdict = judge(compete(champion, challenger, lessons[1]), Contest([], []))
     assert not verdict.passed
     assert "no better" in verdict.reason
+    assert verdict.held_out is not None
+    assert verdict.held_out.after < verdict.held_out.before - 5
 
 
 def test_a_run_that_is_left_and_one_that_is_killed_go_on_as_if_nothing_had_happened(predictor, lessons, tmp_path):

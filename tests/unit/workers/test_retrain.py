@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
+from workers import retrain
 from workers.contract import Training, TrainJob
 from workers.desk import Desk, at_hand
 from workers.leased import Stop
 from workers.registry import Comparison, Registry, Verdict, Version
-from workers.retrain import Ended, Run, _Retraining
+from workers.retrain import Ended, _Retraining
+from workers.runs import Run, RunFolder
 from workers.settings import Settings
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -43,6 +44,7 @@ class Case:
     def __init__(self, data: Path) -> None:
         self.registry = Registry(data)
         self.notices = Notices(Settings(data=data))
+        self.takes = 0
         (data / "heads").mkdir()
         self.heads = data / "heads"
 
@@ -68,11 +70,19 @@ class Case:
         asked = TrainJob(project_id=1, why="asked", promote=promote)
         desk = Desk(self.notices, Stop())  # type: ignore[arg-type]
         run = Run(asked_at="", began_at=NOW, base="tiny@0", champion=champion, snapshot="0001-3fa94c12")
-        retraining = _Retraining(desk, asked, SimpleNamespace(created_at=NOW))  # type: ignore[arg-type]
+        self.takes += 1
+        folder = RunFolder(self.notices.settings.data, 1, self.takes)
+        assert folder.take("") is None
+        folder.keep(run)
+        retraining = _Retraining(desk, asked, "", folder)
         try:
             retraining._settle(run, made)
         except Ended as end:
             retraining._end("refused", str(end))
+        ended = folder.run()
+        assert ended is not None
+        assert ended.ended == self.notices.said[-1]
+        folder.clear()
         return self.notices.said[-1]
 
     @property
@@ -135,6 +145,25 @@ def test_a_person_who_moved_the_alias_meanwhile_has_the_last_word(case: Case) ->
     assert "somebody moved the alias to tiny@1" in ended.reason
     assert "promote tiny@2 by hand" in ended.reason
     assert case.settle(made, champion="tiny@1").stage == "promoted"
+
+
+def test_a_rollback_between_the_look_at_the_champion_and_the_move_is_not_overridden(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.version("tiny@1", passed=True)
+    case.registry.move(1, "tiny@1", "promoted")
+    move = retrain.move_alias
+
+    def late(*what: Any) -> Any:
+        monkeypatch.setattr(retrain, "move_alias", move)
+        case.registry.move(1, None, "rolled back")
+        return move(*what)
+
+    monkeypatch.setattr(retrain, "move_alias", late)
+    ended = case.settle(case.version("tiny@2", passed=True), champion="tiny@1")
+    assert ended.stage == "refused"
+    assert "somebody moved the alias to the base" in ended.reason
+    assert case.moves == [("tiny@1", "promoted"), (None, "rolled back")]
 
 
 def test_outside_of_a_trainer_there_is_no_desk() -> None:
