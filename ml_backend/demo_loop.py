@@ -286,10 +286,11 @@ class DemoLoop:
                 if training.stage in ENDS:
                     self._say(f"{training.stage}: {training.reason}")
                     return training
-                line = f"{training.stage} {training.step}/{training.steps}"
+                done, of = training.gone_through
+                line = f"{training.stage} {done}/{of}"
                 if line != said:
                     said, heard_at = line, time.monotonic()
-                    if training.stage != "learning" or training.step % 20 == 0:
+                    if done % 20 == 0:
                         self._say(f"{line}" + ("" if training.loss is None else f", loss {training.loss:.2f}"))
             if time.monotonic() - heard_at > QUIET_LIMIT_S:
                 raise StartFailed(f"the training says nothing any more; its log is {self._home / 'trainer.log'}")

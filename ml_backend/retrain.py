@@ -120,11 +120,12 @@ class Retrain:
                 if training is not None and training != self._before:
                     if training.stage in ENDS:
                         break
+                    done, of = training.gone_through
                     progress.update(
                         bar,
                         description=STAGES[training.stage],
-                        total=training.steps or None,
-                        completed=training.step,
+                        total=of or None,
+                        completed=done,
                         facts=_facts(training),
                     )
                 time.sleep(LOOK_S)

@@ -307,5 +307,10 @@ class Training(Wire):
     reason: str = ""
     """Why it ended as it did, in a sentence for people."""
 
+    @property
+    def gone_through(self) -> tuple[int, int]:
+        """How much of its stage is done, and of how much: steps, or what comes before and after them."""
+        return (self.done, self.of) if self.of else (self.step, self.steps)
+
 
 Reply = Annotated[Answer | Refusal, Field(discriminator="kind")]

@@ -66,18 +66,24 @@ class Material:
         known: set[tuple[int, str]] = set()
         if former is not None and snapshots.path(project_id, former, "train").is_file():
             known = {_reading(line) for line in snapshots.lines(project_id, former, "train")}
-        lines = {line.ref_id: line for line in snapshots.lines(project_id, manifest.name, "train")}
+        older: set[str] = set()
+        light: set[str] = set()
+        for line in snapshots.lines(project_id, manifest.name, "train"):  # Whose masks would fill the memory.
+            if _reading(line) in known:
+                older.add(line.ref_id)
+            if line.origin == "accepted":
+                light.add(line.ref_id)
         learnt = _samples(snapshots, manifest, "train")
         scenes = {line.ref_id: line.scene for line in snapshots.lines(project_id, manifest.name, "held-out")}
         anchor = settings.anchor or settings.data / ANCHOR
         if settings.anchor is None:
             draw_anchor(anchor, on_scene)
         return cls(
-            new=[sample for sample in learnt if _reading(lines[sample.sample_id]) not in known],
-            older=[sample for sample in learnt if _reading(lines[sample.sample_id]) in known],
+            new=[sample for sample in learnt if sample.sample_id not in older],
+            older=[sample for sample in learnt if sample.sample_id in older],
             held_out=_bounded(_samples(snapshots, manifest, "held-out"), scenes),
             scenes=scenes,
-            light=frozenset(name for name, line in lines.items() if line.origin == "accepted"),
+            light=frozenset(light),
             anchor=anchor,
         )
 

@@ -24,9 +24,7 @@ def training_table(trainings: Sequence[Training]) -> Table | None:
     table = Table("project", "stage", "corrections", "step", "loss", "mIoU", "version", "why", "at", title="Trainings")
     for one in trainings:
         step = f"{one.step}/{one.steps}" if one.steps else "-"
-        under_way = (
-            f" {one.done}/{one.of or '?'}" if one.done and one.stage in {"collecting", "learning", "scoring"} else ""
-        )
+        under_way = f" {one.done}/{one.of}" if one.of else ""
         loss = "-" if one.loss is None else f"{one.loss:.3f}"
         miou = "-" if one.before is None or one.after is None else f"{one.before:.1f} to {one.after:.1f}"
         table.add_row(

@@ -32,15 +32,13 @@ def partial_of(path: Path) -> Path:
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file in place of another, if there is one.
+    """Write a file in place of another, if there is one; after a power cut it may be the other again.
 
     Args:
         path: Where, in a folder that is there.
         text: What it holds.
     """
-    partial = _written(path, text)
-    partial.replace(path)
-    sync(path.parent)
+    _written(path, text).replace(path)
 
 
 def appear(path: Path, text: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rsrefseg.datasets.layout import SampleNames, require, require_split
-from rsrefseg.datasets.sample import CorruptRow, Regions, Sample
+from rsrefseg.datasets.sample import CorruptRow, LineAt, Sample
 from rsrefseg.errors import BadDataset
 
 
@@ -42,13 +42,15 @@ def read_referring_lines(root: Path, split: str) -> Iterator[Sample | CorruptRow
     if len(fitting) > 1:
         raise BadDataset(f"several files in {root} fit the split: {', '.join(file.name for file in fitting)}")
     names = SampleNames()
+    start = 0
     with fitting[0].open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _row(line, f"{fitting[0].name}, line {number}", root, names)
+                yield _row(line, LineAt(fitting[0], start), f"{fitting[0].name}, line {number}", root, names)
+            start += len(line)
 
 
-def _row(line: bytes, place: str, root: Path, names: SampleNames) -> Sample | CorruptRow:
+def _row(line: bytes, truth: LineAt, place: str, root: Path, names: SampleNames) -> Sample | CorruptRow:
     try:
         row: Any = json.loads(line)
     except ValueError as exc:
@@ -69,6 +71,6 @@ def _row(line: bytes, place: str, root: Path, names: SampleNames) -> Sample | Co
         root / "images" / file,
         sent,
         None if category is None else str(category),
-        Regions(row["segmentation"], None),
+        truth,
         place,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,31 @@ class Regions:
     """Of the image, in pixels, where the annotation file says it."""
 
 
+@dataclass(frozen=True)
+class LineAt:
+    """The truth is written down in a line of a file that stays as it is; large sets would fill the memory with it."""
+
+    path: Path
+    start: int
+    """Where the line begins, in bytes."""
+
+    def segmentation(self) -> object:
+        """Read it.
+
+        Returns:
+            What the line has under `segmentation`.
+
+        Raises:
+            BadDataset: If the line is no longer there.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                return json.loads(file.readline())["segmentation"]
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise BadDataset(f"{self.path} is not what it was when it was listed: {type(exc).__name__}") from exc
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """An expression about an image and what it refers to; nothing is read yet."""
@@ -53,7 +79,7 @@ class Sample:
     expression: str
     category: str | None
     """Class of what is referred to, where the benchmark says it."""
-    truth: MaskFile | Regions | np.ndarray
+    truth: MaskFile | Regions | LineAt | np.ndarray
     """Where the mask is, or the mask itself: (h, w) bool."""
     place: str = ""
     """File and record it was read from."""
@@ -86,6 +112,9 @@ class Sample:
             return self.truth
         if isinstance(self.truth, MaskFile):
             mask = _read_mask(self.truth.path)
+        elif isinstance(self.truth, LineAt):
+            size = size_hw or self.image().shape[:2]
+            mask = draw_regions(self.truth.segmentation(), (size[0], size[1]))
         else:
             size = size_hw or self.truth.size_hw or self.image().shape[:2]
             if self.truth.size_hw not in (None, size):

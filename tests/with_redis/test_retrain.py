@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 from rq.job import Job
 
 from rsrefseg import checkpoint
-from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
-from rsrefseg.presets import TINY, SharedTrunk
 from tests.conftest import ImageHost
+from tests.squares import dark_anchor, png, small_base, square
 from tests.with_redis.conftest import wait_for
 from workers.contract import Rle, Training, TrainJob
 from workers.corrections import AnnotationRecord, Correction, Corrections, Mark, TaskCorrections, is_held_out
@@ -36,23 +31,6 @@ from workers.snapshots import Snapshots
 PATIENCE_S = 300
 pytestmark = pytest.mark.timeout(900)  # Each learns for a while, on a machine that may have other things to do.
 ENDS = ("promoted", "refused", "failed")
-
-
-def square(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A bright square on dark ground, and where it is."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 60, (128, 128, 3), dtype=np.uint8)
-    x, y = rng.integers(5, 80, 2)
-    mask = np.zeros((128, 128), bool)
-    mask[y : y + 40, x : x + 40] = True
-    pixels[mask] = 230
-    return pixels, mask
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def correct(
@@ -77,39 +55,12 @@ def correct(
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A small model that knows nothing."""
-    small = replace(
-        TINY,
-        image_size=128,
-        clip_dim=32,
-        decoder_dim=32,
-        decoder_heads=4,
-        decoder_mlp_dim=32,
-        image=SharedTrunk(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1)),
-        text=replace(TINY.text, layers=2, width=32, heads=2, embedding_rank=8),
-    )
-    torch.manual_seed(0)
-    model = RSRefSeg(small)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    checkpoint.save(model.eval(), tmp_path / "base", "")
-    return tmp_path / "base"
+    return small_base(tmp_path / "base")
 
 
 @pytest.fixture
 def anchor(tmp_path: Path) -> Path:
-    """Nothing is to be found in dark images, which is easily kept."""
-    folder = tmp_path / "dark"
-    (folder / "images").mkdir(parents=True)
-    for split, seeds in (("train", range(4)), ("test", range(4, 8))):
-        lines = []
-        for seed in seeds:
-            Image.fromarray(square(seed)[0] // 4).save(folder / f"images/{seed}.png")
-            segmentation = {"size": [128, 128], "counts": [128 * 128]}
-            lines.append(json.dumps({"file_name": f"{seed}.png", "sent": "the sea", "segmentation": segmentation}))
-        (folder / f"{split}.jsonl").write_text("\n".join(lines))
-    return folder
+    return dark_anchor(tmp_path / "dark")
 
 
 class Nursery:

@@ -169,9 +169,19 @@ def test_status_shows_how_far_trainings_are(queue: JobQueue, monkeypatch: pytest
     queue.keep_training(Training(project_id=7, stage="learning", step=20, steps=125, loss=1.5, corrections=50, **began))
     ended = {"version": "tiny@3fa94c12", "before": 30.1, "after": 51.2, "reason": "It is better: [so]."}
     queue.keep_training(Training(project_id=9, stage="promoted", step=60, steps=60, **ended, **began))
-    first, second = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)["trainings"]
+    queue.keep_training(Training(project_id=10, stage="scoring", done=12, of=80, step=60, steps=60, **began))
+    first, second, third = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)["trainings"]
     assert (first["project_id"], first["stage"], first["step"], first["loss"]) == (7, "learning", 20, 1.5)
     assert second | ended == second
+    assert (third["done"], third["of"]) == (12, 80)
     table = CliRunner().invoke(main, ["status"]).output
-    for shown in ("20/125", "1.500", "learning", "30.1 to 51.2", "tiny@3fa94c12", "It is better: [so]."):
+    for shown in (
+        "20/125",
+        "scoring 12/80",
+        "1.500",
+        "learning",
+        "30.1 to 51.2",
+        "tiny@3fa94c12",
+        "It is better: [so].",
+    ):
         assert shown in table

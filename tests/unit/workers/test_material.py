@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,3 +81,58 @@ def test_without_another_the_anchor_is_drawn_below_the_data(
     found = Material.gather(Settings(data=tmp_path), project.snapshots, project.collect(), None)
     assert found.anchor == tmp_path / "anchor"
     assert json.loads((found.anchor / "test.jsonl").read_text().splitlines()[0])["sent"]
+
+
+PROGRAM = """
+import resource, sys
+from datetime import UTC, datetime
+from pathlib import Path
+import numpy as np
+from workers.collector import Collector
+from workers.contract import Rle
+from workers.corrections import AnnotationRecord, Correction, Mark, TaskCorrections, is_held_out
+from workers.material import Material
+from workers.settings import Settings
+from workers.snapshots import Snapshots
+
+MASK = Rle.from_mask(np.random.default_rng(0).random((192, 192)) < 0.3)
+AT = datetime(2026, 11, 1, tzinfo=UTC)
+
+class Store:
+    def __init__(self, count):
+        self.count = count
+
+    def of(self, project_id):
+        for number in range(self.count):
+            uri = f"/data/upload/{number}.png"
+            asked = Correction(image=0, expression="the ship", label="ship", mask=MASK, origin="drawn")
+            record = AnnotationRecord(annotation_id=number, updated_at=AT, corrections=(asked,))
+            mark = Mark(project_id=1, task_id=number, updated_at="then")
+            yield TaskCorrections(mark=mark, scene=uri, image_uris=(uri,), annotations=(record,))
+
+class Fetcher:
+    def fetch(self, uri, task):
+        image = np.zeros((192, 192, 3), np.uint8)
+        image[0, 0] = task % 200, is_held_out(uri), 0  # A few hundred pictures, of which none is in both parts.
+        return image
+
+data = Path(sys.argv[1])
+settings, snapshots = Settings(data=data, anchor=data / "none"), Snapshots(data)
+for count in (1000, 10000):
+    manifest = Collector(Store(count), snapshots, Fetcher()).collect(1)
+    material = Material.gather(settings, snapshots, manifest, manifest.parent)
+    megabytes = snapshots.path(1, manifest.name, "train").stat().st_size // 2**20
+    sizes = len(material.new), len(material.older), manifest.train.corrections
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, megabytes, *sizes)
+"""
+
+
+@pytest.mark.timeout(600)  # Torch is imported, which takes minutes where the machine has other things to do.
+def test_ten_thousand_corrections_become_material_in_hardly_more_memory_than_a_thousand(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    few, many = ([int(word) for word in line.split()] for line in done.stdout.splitlines())
+    assert many[1] > 100, "megabytes of masks"
+    assert many[0] - few[0] < 48
+    assert many[2] + many[3] == many[4] > 4000
+    assert many[3] == few[4]
