@@ -12,9 +12,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent))  # Tests are not installed.
 
-from tests import faults, fleet, stand_in_label_studio  # noqa: E402
+from tests import faults, fleet, loopback, stand_in_label_studio, webhooks  # noqa: E402
 
-__all__ = ["beside", "faults", "fleet", "label_studio", "stand_in_label_studio"]
+__all__ = ["beside", "faults", "fleet", "label_studio", "loopback", "stand_in_label_studio", "webhooks"]
 
 
 @contextmanager

@@ -148,7 +148,8 @@ class Fleet:
 
         def is_up() -> bool:
             with suppress(httpx.TransportError):
-                return httpx.get(f"{self.web_url}/health", timeout=5, trust_env=False).is_success
+                # With a password it answers 401, which is an answer.
+                return not httpx.get(f"{self.web_url}/health", timeout=5, trust_env=False).is_server_error
             return False
 
         wait_for(is_up, START_S)
