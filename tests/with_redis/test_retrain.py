@@ -147,7 +147,14 @@ def told(queue: JobQueue, project_id: int = 1) -> Training:
 
 
 def end_of(queue: JobQueue, project_id: int = 1) -> Training:
-    return wait_for(lambda: one if (one := told(queue, project_id)).stage in ENDS else None, PATIENCE_S)
+    """The last word, once the job is over as well."""
+    wait_for(lambda: told(queue, project_id).stage in ENDS, PATIENCE_S)
+    wait_for(lambda: job_of(queue, project_id).is_finished, PATIENCE_S)
+    return told(queue, project_id)
+
+
+def job_of(queue: JobQueue, project_id: int = 1) -> Job:
+    return Job.fetch(f"train-{project_id}", queue.redis, serializer="json")
 
 
 def ask(queue: JobQueue, project_id: int = 1, **what: Any) -> bool:
@@ -322,7 +329,7 @@ def test_a_trainer_that_is_killed_anywhere_leaves_the_training_to_the_next(
     # In place of waiting for the lease to run out.
     queue.redis.zadd(running, dict.fromkeys(queue.redis.zrange(running, 0, -1), 1))
     start_trainer(4)
-    wait_for(lambda: Job.fetch("train-1", queue.redis, serializer="json").is_finished, PATIENCE_S)
+    wait_for(lambda: job_of(queue).is_finished, PATIENCE_S)
     ended = told(queue)
     assert ended.stage == "promoted", ended.reason
     registry = Registry(settings.data)
@@ -358,7 +365,7 @@ def test_a_trainer_that_wakes_when_its_training_is_another_s_leaves_it_alone(
         first.signal(signal.SIGCONT)
         wait_for(lambda: "training left to another worker" in (tmp_path / "trainer.log").read_text(), PATIENCE_S)
         assert told(queue) == ended
-        assert Job.fetch("train-1", queue.redis, serializer="json").is_finished
+        assert job_of(queue).is_finished
     assert ended.stage == "promoted", ended.reason
     registry = Registry(settings.data)
     assert [one.version for one in registry.versions(1)] == [move.version for move in registry.history(1)]
