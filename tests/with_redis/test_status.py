@@ -169,8 +169,8 @@ def test_status_shows_how_far_trainings_are(queue: JobQueue, monkeypatch: pytest
     queue.keep_training(Training(project_id=7, stage="learning", step=20, steps=125, loss=1.5, corrections=50, **began))
     ended = {"version": "tiny@3fa94c12", "before": 30.1, "after": 51.2, "reason": "It is better: [so]."}
     queue.keep_training(Training(project_id=9, stage="promoted", step=60, steps=60, **ended, **began))
-    queue.keep_training(Training(project_id=10, stage="scoring", done=12, of=80, step=60, steps=60, **began))
-    first, second, third = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)["trainings"]
+    queue.keep_training(Training(project_id=8, stage="scoring", done=12, of=80, step=60, steps=60, **began))
+    first, third, second = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)["trainings"]
     assert (first["project_id"], first["stage"], first["step"], first["loss"]) == (7, "learning", 20, 1.5)
     assert second | ended == second
     assert (third["done"], third["of"]) == (12, 80)
