@@ -13,7 +13,7 @@ import pytest
 
 from ml_backend.demo_loop import MASKS, Figures
 from tests.need import need_label_studio
-from tests.squares import make_anchor, make_base, png, square
+from tests.squares import dark_anchor, png, small_base, square
 from tests.with_label_studio.conftest import wait_for
 from tests.with_label_studio.test_demo import processes_about
 
@@ -42,8 +42,8 @@ def run(tmp_path: Path, images: Path) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RSREFSEG_", "REDIS_", "LABEL_STUDIO_"))}
     ours = {
         "RSREFSEG_DATA": str(tmp_path / "data"),
-        "RSREFSEG_CHECKPOINT": str(make_base(tmp_path / "base")),
-        "RSREFSEG_ANCHOR": str(make_anchor(tmp_path / "dark")),
+        "RSREFSEG_CHECKPOINT": str(small_base(tmp_path / "base")),
+        "RSREFSEG_ANCHOR": str(dark_anchor(tmp_path / "dark")),
         "COLUMNS": "200",
         "OMP_NUM_THREADS": "1",
     }
