@@ -176,7 +176,9 @@ def test_a_trainer_is_busy_while_it_learns_and_not_while_it_collects(case: Case)
         return REGISTRY.get_sample_value("rsrefseg_device_busy_seconds_total") or 0.0
 
     desk = Desk(case.notices, Stop())  # type: ignore[arg-type]
-    training = _Retraining(desk, TrainJob(project_id=1, why="asked"), SimpleNamespace(created_at=NOW))  # type: ignore[arg-type]
+    folder = RunFolder(case.notices.settings.data, 1, 1)
+    folder.take("")
+    training = _Retraining(desk, TrainJob(project_id=1, why="asked"), "", folder)
     before = busy()
     time.sleep(0.02)
     training._go_on()
