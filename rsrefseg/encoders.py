@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from rsrefseg.comparison import traits_of
 from rsrefseg.features import ImageFeatures, TextFeatures
 from rsrefseg.position import fourier_position
 from rsrefseg.presets import ClipText, Preset, SharedTrunk, SiglipText
@@ -56,6 +57,46 @@ def _attention(channels: int, layers: int) -> nn.TransformerEncoder:
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
 
+class _Pyramid(nn.Module):
+    """Carry what was understood at stride 16 back to where edges are.
+
+    Source:
+        Lin et al., Feature Pyramid Networks, arXiv 1612.03144; that SAM's decoder gains by such maps while it draws:
+        Ravi et al., SAM 2, arXiv 2408.00714.
+    """
+
+    def __init__(self, trunk: SharedTrunk, decoder_dim: int) -> None:
+        super().__init__()
+        c4, c8, _, c32 = trunk.channels
+        p8, p4 = trunk.pyramid
+        self.down8, self.down4 = nn.Conv2d(c32, p8, 1), nn.Conv2d(p8, p4, 1)
+        self.across8, self.across4 = nn.Conv2d(c8, p8, 1), nn.Conv2d(c4, p4, 1)
+        self.mix8, self.mix4 = _conv(p8, p8), _conv(p4, p4)
+        self.show8, self.show4 = nn.Conv2d(p8, decoder_dim // 4, 1), nn.Conv2d(p4, decoder_dim // 8, 1)
+        for show in (self.show8, self.show4):
+            nn.init.normal_(show.weight, std=0.02)  # whispers at first
+            nn.init.zeros_(show.bias)  # type: ignore[arg-type]
+
+    def forward(self, x4: Tensor, x8: Tensor, merged: Tensor) -> tuple[Tensor, Tensor]:
+        """Go down the pyramid.
+
+        Args:
+            x4: (b, c4, S/4, S/4).
+            x8: (b, c8, S/8, S/8).
+            merged: (b, c32, S/16, S/16).
+
+        Returns:
+            (b, d / 4, S/8, S/8) and (b, d / 8, S/4, S/4).
+        """
+        m8 = self.mix8(self.across8(x8) + _twice(self.down8(merged)))
+        m4 = self.mix4(self.across4(x4) + _twice(self.down4(m8)))
+        return self.show8(m8), self.show4(m4)
+
+
+def _twice(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 class SharedImageEncoder(nn.Module):
     """One small convolutional trunk for both image paths, for models that train from little data.
 
@@ -88,6 +129,8 @@ class SharedImageEncoder(nn.Module):
         self.to_clip = nn.Sequential(_conv(c32, c32), nn.Conv2d(c32, clip_dim, 1))
         self.place = nn.Conv2d(clip_dim, clip_dim, 1, bias=False)
         nn.init.zeros_(self.place.weight)  # what is there matters first, then where
+        self.traits = nn.Sequential(_conv(c32, c8), nn.Conv2d(c8, 3 + trunk.colours, 1))
+        self.pyramid = _Pyramid(trunk, decoder_dim)
         d = decoder_dim
         self.neck = nn.Sequential(
             nn.Conv2d(16 * c4 + 4 * c8 + c32, d, 1, bias=False),
@@ -105,7 +148,7 @@ class SharedImageEncoder(nn.Module):
             images: (b, 3, S, S) float in [0, 1], S a multiple of 32.
 
         Returns:
-            Features for words and for masks, both at stride 16.
+            Features for words and for masks at stride 16, and for masks at strides 8 and 4.
         """
         x = imagenet_normalised(images)
         x4 = self.stage4(self.stem(x))  # (b, c4, S/4, S/4)
@@ -113,14 +156,20 @@ class SharedImageEncoder(nn.Module):
         x16 = self.stage16(x8)  # (b, c16, S/16, S/16)
         x32 = self.stage32(x16)  # (b, c32, S/32, S/32)
         x32 = self._attended(self.context, x32)
-        x32 = functional.interpolate(x32, scale_factor=2, mode="bilinear", align_corners=False)
-        merged = self.merge(torch.cat([x16, x32.to(x16.dtype)], dim=1))  # (b, c32, S/16, S/16)
+        merged = self.merge(torch.cat([x16, _twice(x32).to(x16.dtype)], dim=1))  # (b, c32, S/16, S/16)
         merged = merged + self.peers_gain * self._attended(self.peers, merged)
         clip = self.to_clip(merged)  # (b, c, S/16, S/16)
         place = fourier_position(self.frequencies, (clip.shape[2], clip.shape[3]))
         clip = clip + self.place(place.to(clip.dtype))
         folded = [functional.pixel_unshuffle(x4, 4), functional.pixel_unshuffle(x8, 2), merged]
-        return ImageFeatures(sam=self.neck(torch.cat(folded, dim=1)), clip=clip)
+        eighth, quarter = self.pyramid(x4, x8, merged)
+        return ImageFeatures(
+            sam=self.neck(torch.cat(folded, dim=1)),
+            clip=clip,
+            traits=traits_of(self.traits(merged)),
+            eighth=eighth,
+            quarter=quarter,
+        )
 
     def _attended(self, attention: nn.TransformerEncoder, x: Tensor) -> Tensor:
         b, c, h, w = x.shape

@@ -64,7 +64,7 @@ SHORTHAND: dict[str, tuple[str, ...]] = {
 
 _PLURALS = {"aircraft": "aircraft"}
 
-_STRETCHED = frozenset({"road", "river"})
+STRETCHED = frozenset({"road", "river"})
 """Classes without a useful centre or extent: what is seen of them is a matter of what lies across."""
 
 
@@ -221,7 +221,7 @@ class Grammar:
         return [Referral(wording, (members[0],), "plain", (category,))]
 
     def _position(self, category: str, members: list[int]) -> list[Referral]:
-        if not 2 <= len(members) <= 12 or category in _STRETCHED:
+        if not 2 <= len(members) <= 12 or category in STRETCHED:
             return []
         said = []
         noun = self._noun(category)
@@ -301,7 +301,7 @@ class Grammar:
         return said
 
     def _size(self, category: str, members: list[int]) -> list[Referral]:
-        if not 2 <= len(members) <= 12 or category in _STRETCHED:
+        if not 2 <= len(members) <= 12 or category in STRETCHED:
             return []
         noun = self._noun(category)
         ranked = sorted(members, key=lambda i: self._shapes[i].area)
@@ -315,11 +315,11 @@ class Grammar:
         return said
 
     def _relation(self, category: str, members: list[int]) -> list[Referral]:
-        if not 2 <= len(members) <= 12 or category in _STRETCHED:
+        if not 2 <= len(members) <= 12 or category in STRETCHED:
             return []
         said = []
         for other, landmarks in self._members.items():
-            if other == category or len(landmarks) != 1 or other in _STRETCHED:
+            if other == category or len(landmarks) != 1 or other in STRETCHED:
                 continue
             mark = self._shapes[landmarks[0]]
             near = {i: float(np.hypot(self._shapes[i].x - mark.x, self._shapes[i].y - mark.y)) for i in members}

@@ -14,6 +14,29 @@ class ImageFeatures(NamedTuple):
     """(b, d, S/16, S/16): what SAM's mask decoder draws on."""
     clip: Tensor
     """(b, c, g, g): what words are compared with."""
+    traits: Tensor
+    """(b, k, g, g): centre, size and colour of the object that each cell is of, as `comparison.traits_of` has them; k
+    is 0 where the encoder reads off none."""
+    eighth: Tensor
+    """(b, d / 4, S/8, S/8): what the decoder is shown while it draws finer, as in SAM 2; no channels where the encoder
+    has nothing to show."""
+    quarter: Tensor
+    """(b, d / 8, S/4, S/4): the same at the size of the masks."""
+
+    @classmethod
+    def of(cls, sam: Tensor, clip: Tensor) -> ImageFeatures:
+        """Take what the published towers give, and nothing beside it.
+
+        Args:
+            sam: (b, d, S/16, S/16).
+            clip: (b, c, g, g).
+
+        Returns:
+            The same, with no channel in the other maps.
+        """
+        b, _, h, w = sam.shape
+        nothing = (clip.new_zeros(b, 0, *clip.shape[2:]), sam.new_zeros(b, 0, 2 * h, 2 * w), sam.new_zeros(b, 0, 4 * h, 4 * w))
+        return cls(sam, clip, *nothing)
 
 
 class TextFeatures(NamedTuple):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rsrefseg.datasets.referring import Traits
 from rsrefseg.model import Decoded
 
 
@@ -114,6 +115,26 @@ def finding_loss(found: Tensor, gt_masks: Tensor, counted: Tensor) -> Tensor:
     owed = there.flatten(1) / there.sum((1, 2)).clamp(min=1e-6)[:, None]
     surprise = -(owed * (claimed - owed.clamp(min=1e-6).log())).sum(1)  # nought where the words name nothing
     return each + surprise.mean() / 2
+
+
+def traits_loss(read: Tensor, traits: Traits) -> Tensor:
+    """Ask of every cell of an object where the object's middle lies, how large it is, and of which colour.
+
+    Args:
+        read: (b, 3 + colours, g, g), as `comparison.traits_of` has them.
+        traits: Of the same images.
+
+    Returns:
+        Scalar: Huber's loss of the centre, in eighths of the image's side, and of the size, with the cross-entropy of
+        the colour where it is known.
+    """
+    place, size, colours = read[:, :2], read[:, 2], read[:, 3:]
+    off = functional.smooth_l1_loss(8 * place, 8 * traits.centre, reduction="none", beta=0.1).sum(1)
+    off = off + functional.smooth_l1_loss(size, traits.size, reduction="none", beta=0.25)
+    painted = traits.weight * (traits.colour >= 0)
+    other = functional.nll_loss(colours, traits.colour.clamp(min=0), reduction="none")
+    each = (traits.weight * off).sum() / traits.weight.sum().clamp(min=1)
+    return each + 0.5 * (painted * other).sum() / painted.sum().clamp(min=1)
 
 
 def drawing_loss(decoded: Decoded, gt_masks: Tensor, counted: Tensor, *, bce: float, dice: float, iou: float) -> Tensor:

@@ -18,7 +18,7 @@ from rsrefseg.lora import merge
 from rsrefseg.places import alike, cells_in_box
 from rsrefseg.position import fourier_of, fourier_position
 from rsrefseg.presets import Preset, SharedTrunk
-from rsrefseg.prompter import Prompter
+from rsrefseg.prompter import Prompter, Prompts
 from rsrefseg.towers import PairedImageEncoder
 
 
@@ -45,7 +45,7 @@ class RSRefSeg(nn.Module):
         self.preset = preset
         d = preset.decoder_dim
         self.image_encoder, self.text_encoder = build_encoders(preset)
-        self.prompter = Prompter(preset.clip_dim, d, preset.fusion)
+        self.prompter = Prompter(preset.clip_dim, d, preset.image if isinstance(preset.image, SharedTrunk) else None)
         grid = preset.image_size // 16
         self.prompt_encoder = PromptEncoder(d, (grid, grid), (preset.image_size, preset.image_size), mask_in_chans=16)
         self.mask_decoder = MaskDecoder(
@@ -131,38 +131,46 @@ class RSRefSeg(nn.Module):
             Logits and estimates for n masks.
         """
         frequencies = self.frequencies
-        sam = of_each(image.sam, image_index)  # (n, d, S/16, S/16)
-        h, w = sam.shape[2:]
+        h, w = image.sam.shape[2:]
         if text is None and pointed is not None and isinstance(self.preset.image, SharedTrunk):
             text = alike(image.clip, image_index, pointed)  # SAM learnt from a billion masks to do without
         if text is None:
-            sparse = sam.new_zeros(len(image_index), 0, sam.shape[1])
-            activation = sam.new_zeros(len(image_index), *image.clip.shape[2:])
+            n = len(image_index)
+            sparse = image.sam.new_zeros(n, 0, image.sam.shape[1])
+            prompts = Prompts(sparse, sparse.new_zeros(n, *image.clip.shape[2:]), sparse.new_zeros(n, 0))
         else:
             searched = None if pointed is None else cells_in_box(pointed, (image.clip.shape[2], image.clip.shape[3]))
-            sparse, activation = self.prompter(image.clip, text, image_index, frequencies, searched)
+            prompts = self.prompter(image, text, image_index, frequencies, searched)
         position = fourier_position(frequencies, (h, w))
         size, said = at_once or len(image_index), text is not None
         if pointed is None:
-            logits, predicted_iou = self._drawn(sam, sparse, activation, position, size, said=said)
-            return Decoded(logits, predicted_iou, activation)
+            logits, predicted_iou = self._drawn(image, image_index, prompts, position, size, said=said)
+            return Decoded(logits, predicted_iou, prompts.activation)
         # Those who pointed nowhere have as many prompts as without the others.
         somewhere = (pointed.kinds != NOT_A_POINT).any(1)
-        with_places = torch.cat([sparse, self._places(pointed).to(sparse.dtype)], dim=1)  # (n, k, d)
-        groups = [(rows, prompts) for rows, prompts in ((~somewhere, sparse), (somewhere, with_places)) if rows.any()]
+        places = self._places(pointed).to(prompts.sparse.dtype)
+        with_places = prompts._replace(sparse=torch.cat([prompts.sparse, places], dim=1))  # (n, k, d)
+        groups = [(rows, those) for rows, those in ((~somewhere, prompts), (somewhere, with_places)) if rows.any()]
         drawn = [
-            self._drawn(sam[rows], prompts[rows], activation[rows], position, size, said=said)
-            for rows, prompts in groups
+            self._drawn(image, image_index[rows], Prompts(*(part[rows] for part in those)), position, size, said=said)
+            for rows, those in groups
         ]
         logits, predicted_iou = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         order = torch.cat([rows.nonzero()[:, 0] for rows, _ in groups]).argsort()
-        return Decoded(logits[order], predicted_iou[order], activation)
+        return Decoded(logits[order], predicted_iou[order], prompts.activation)
 
     def _drawn(
-        self, sam: Tensor, sparse: Tensor, activation: Tensor, position: Tensor, at_once: int, *, said: bool
+        self,
+        image: ImageFeatures,
+        image_index: Tensor,
+        prompts: Prompts,
+        position: Tensor,
+        at_once: int,
+        *,
+        said: bool,
     ) -> tuple[Tensor, Tensor]:
-        parts = zip(sam.split(at_once), sparse.split(at_once), activation.split(at_once), strict=True)
-        drawn = (self._draw(*part, position, said=said) for part in parts)
+        parts = zip(image_index.split(at_once), *(part.split(at_once) for part in prompts), strict=True)
+        drawn = (self._draw(image, about, Prompts(*part), position, said=said) for about, *part in parts)
         logits, predicted_iou = zip(*drawn, strict=True)
         return torch.cat(logits), torch.cat(predicted_iou)
 
@@ -174,13 +182,17 @@ class RSRefSeg(nn.Module):
         return places * there + kinds[pointed.kinds + 1]
 
     def _draw(
-        self, sam: Tensor, sparse: Tensor, activation: Tensor, position: Tensor, *, said: bool
+        self, image: ImageFeatures, image_index: Tensor, prompts: Prompts, position: Tensor, *, said: bool
     ) -> tuple[Tensor, Tensor]:
+        sam, eighth, quarter = (of_each(part, image_index) for part in (image.sam, image.eighth, image.quarter))
         h, w = sam.shape[2:]
         if said:
             coarse = functional.interpolate(
-                activation[:, None], size=(4 * h, 4 * w), mode="bilinear", align_corners=False
+                prompts.activation[:, None], size=(4 * h, 4 * w), mode="bilinear", align_corners=False
             )  # (n, 1, S/4, S/4)
+            if quarter.shape[1]:
+                finest = prompts.finest.to(quarter.dtype)
+                coarse = coarse + torch.einsum("nf,nfhw->nhw", finest, quarter)[:, None].to(coarse.dtype)
             downscaling = self.prompt_encoder.mask_downscaling
             dense = downscaling(coarse.to(downscaling[0].weight.dtype))  # (n, d, S/16, S/16)
         else:
@@ -189,13 +201,23 @@ class RSRefSeg(nn.Module):
         decoder = self.mask_decoder
         n = sam.shape[0]
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None].expand(n, -1, -1)
-        tokens = torch.cat([own, sparse.to(own.dtype)], dim=1)  # (n, 1 + masks + k, d)
+        tokens = torch.cat([own, prompts.sparse.to(own.dtype)], dim=1)  # (n, 1 + masks + k, d)
         tokens, cells = decoder.transformer(sam + dense, position.to(sam.dtype).expand_as(sam), tokens)
         cells = cells.transpose(1, 2).reshape(sam.shape)  # (n, d, S/16, S/16)
-        pixels = decoder.output_upscaling(cells)  # (n, d/8, S/4, S/4)
+        pixels = self._upscaled(cells, eighth, quarter)  # (n, d/8, S/4, S/4)
         weights = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (n, d/8)
         logits = torch.einsum("nc,nchw->nhw", weights, pixels)
         return logits, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
+
+    def _upscaled(self, cells: Tensor, eighth: Tensor, quarter: Tensor) -> Tensor:
+        # The finer maps are added where SAM 2 adds them: before each activation.
+        if not quarter.shape[1]:
+            upscaled: Tensor = self.mask_decoder.output_upscaling(cells)
+            return upscaled
+        grow8, norm, bend8, grow4, bend4 = self.mask_decoder.output_upscaling
+        x = bend8(norm(grow8(cells) + eighth))  # (n, d/4, S/8, S/8)
+        pixels: Tensor = bend4(grow4(x) + quarter)  # (n, d/8, S/4, S/4)
+        return pixels
 
     def low_res_logits(self, image: Tensor, token_ids: Sequence[Tensor]) -> Tensor:
         """Segment below the tokenizer: the door for parity checks.

@@ -26,7 +26,7 @@ from rsrefseg.sketch import sketch
 from rsrefseg.tokenizer import Tokenize, tokenizer_for
 
 CACHE_BYTES = 256 * 1024 * 1024
-"""Room for the features of 33 images of preset b, or of 170 of preset tiny."""
+"""Room for the features of 33 images of preset b, or of 30 of preset tiny."""
 
 _IMAGES_AT_ONCE = {"cpu": 1}
 _MASKS_AT_ONCE = {"cpu": 1}

@@ -16,6 +16,10 @@ class SharedTrunk:
     """At strides 4, 8, 16 and 32."""
     blocks: tuple[int, int, int, int]
     """Residual blocks at the same strides."""
+    pyramid: tuple[int, int]
+    """Channels of the maps that carry what was understood back to strides 8 and 4."""
+    colours: int
+    """How many colours of objects it tells apart."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,6 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class CellFusion:
-    """Attention between the cells of an image after the words have marked them."""
-
-    width: int
-    layers: int
-
-
-@dataclass(frozen=True)
 class Preset:
     """Every number that makes the graph; two models of one preset can share weights."""
 
@@ -120,8 +116,6 @@ class Preset:
     text: ClipText | SiglipText
     lora: Lora | None
     """None where the encoders have no adapters: they never had, or these are merged into the weights."""
-    fusion: CellFusion | None = None
-    """None where each cell is compared with the words by itself, as upstream does."""
 
     def as_dict(self) -> dict[str, Any]:
         """Write every field in words that JSON has.
@@ -144,10 +138,7 @@ class Preset:
         return cls(**_fields(cls, values))
 
 
-_KINDS = {
-    kind.__name__: kind
-    for kind in (SharedTrunk, PairedVits, ClipText, SiglipText, SamVit, SiglipVision, Lora, CellFusion)
-}
+_KINDS = {kind.__name__: kind for kind in (SharedTrunk, PairedVits, ClipText, SiglipText, SamVit, SiglipVision, Lora)}
 
 
 def _plain(value: Any) -> Any:
@@ -185,10 +176,9 @@ TINY = Preset(
     decoder_heads=8,
     decoder_mlp_dim=512,
     multimask_outputs=0,
-    image=SharedTrunk(channels=(32, 64, 128, 192), blocks=(1, 2, 3, 2)),
+    image=SharedTrunk(channels=(32, 64, 128, 192), blocks=(1, 2, 3, 2), pyramid=(64, 32), colours=9),
     text=ClipText(layers=3, width=192, heads=4, positions=32, vocab_size=49408, embedding_rank=48),
     lora=None,
-    fusion=CellFusion(width=128, layers=2),
 )
 
 _SIGLIP_SO400M = SiglipVision(image_size=384, patch_size=14, layers=27, heads=16, mlp_dim=4304)

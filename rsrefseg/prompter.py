@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsrefseg.features import TextFeatures, of_each
-from rsrefseg.fusion import Fusion
+from rsrefseg.comparison import Comparison
+from rsrefseg.features import ImageFeatures, TextFeatures, of_each
 from rsrefseg.position import fourier_position
-from rsrefseg.presets import CellFusion
+from rsrefseg.presets import SharedTrunk
 
 NOWHERE = -8.0
 """The logit of cells that are not searched, at most."""
@@ -24,6 +24,8 @@ class Prompts(NamedTuple):
     """(n, k, d): the cells of the shrunken activation, row by row, in place of points and boxes."""
     activation: Tensor
     """(n, g, g): the raw global logit, which becomes the dense prompt."""
+    finest: Tensor
+    """(n, f): the expression in the channels of the finest image map; f is 0 where there is none."""
 
 
 class ConvNorm(nn.Module):
@@ -62,7 +64,7 @@ class Prompter(nn.Module):
     Args:
         clip_dim: Channels c of the image-text space.
         decoder_dim: Channels d of the prompts.
-        fusion: How cells compare themselves with each other once they know the words; None where they don't.
+        trunk: Of the image encoder that reads off traits and shows fine maps; None where it does not.
         logit_scale: Start of exp(logit_scale).
         logit_bias: Start of the bias; negative, since most cells match nothing.
     """
@@ -71,12 +73,13 @@ class Prompter(nn.Module):
         self,
         clip_dim: int,
         decoder_dim: int,
-        fusion: CellFusion | None = None,
+        trunk: SharedTrunk | None = None,
         logit_scale: float = 10.0,
         logit_bias: float = -3.0,
     ) -> None:
         super().__init__()
-        self.fusion = Fusion(clip_dim, fusion.width, fusion.layers) if fusion else None
+        self.comparison = Comparison(clip_dim, trunk.colours) if trunk else None
+        self.finest = nn.Linear(clip_dim, decoder_dim // 8) if trunk else None
         self.logit_scale = nn.Parameter(torch.tensor(logit_scale).log())
         self.logit_bias = nn.Parameter(torch.tensor(logit_bias))
         self.prompter_down_channel = ConvNorm(3 * clip_dim, decoder_dim, 1)
@@ -110,19 +113,31 @@ class Prompter(nn.Module):
         cells = functional.normalize(clip.float(), dim=1)
         return self.logit(torch.einsum("bchw,kc->bkhw", cells, functional.normalize(pooled.float(), dim=1)))
 
-    def find(self, clip: Tensor, pooled: Tensor, image_index: Tensor) -> Tensor:
+    def match_finest(self, quarter: Tensor, pooled: Tensor) -> Tensor:
+        """Compare every pixel of the finest map of every image with every expression.
+
+        Args:
+            quarter: (b, f, S/4, S/4).
+            pooled: (k, c), the expressions.
+
+        Returns:
+            (b, k, S/4, S/4) logits.
+        """
+        return torch.einsum("bfhw,kf->bkhw", quarter.float(), self._finest(pooled).float())
+
+    def find(self, image: ImageFeatures, pooled: Tensor, image_index: Tensor) -> Tensor:
         """Compare every cell of its image with each expression.
 
         Args:
-            clip: (b, c, g, g), the features of b images.
+            image: Features of b images.
             pooled: (n, c), the expressions.
             image_index: (n,) int64, which image each expression is about.
 
         Returns:
             (n, g, g) logits.
         """
-        matched = self._compared(clip, pooled[:, None], image_index)[:, 0]
-        return self._corrected(clip, pooled, image_index, matched)
+        matched = self._compared(image.clip, pooled[:, None], image_index)[:, 0]
+        return self._corrected(image, pooled, image_index, matched)
 
     def _compared(self, clip: Tensor, words: Tensor, image_index: Tensor) -> Tensor:
         # (n, t, c) words, each with the cells of its own image: (n, t, g, g) logits.
@@ -130,12 +145,18 @@ class Prompter(nn.Module):
         cells = of_each(functional.normalize(clip.to(wide), dim=1), image_index)  # (n, c, g, g)
         return self.logit(torch.einsum("nchw,ntc->nthw", cells, functional.normalize(words.to(wide), dim=2)))
 
-    def _corrected(self, clip: Tensor, pooled: Tensor, image_index: Tensor, matched: Tensor) -> Tensor:
-        return matched if self.fusion is None else matched + self.fusion(clip, pooled, image_index, matched)
+    def _corrected(self, image: ImageFeatures, pooled: Tensor, image_index: Tensor, matched: Tensor) -> Tensor:
+        if self.comparison is None:
+            return matched
+        correction: Tensor = self.comparison(image.clip, image.traits, pooled, image_index, self.logit)
+        return matched + correction.to(matched.dtype)
+
+    def _finest(self, pooled: Tensor) -> Tensor:
+        return pooled[:, :0] if self.finest is None else self.finest(functional.normalize(pooled, dim=1))
 
     def forward(
         self,
-        clip: Tensor,
+        image: ImageFeatures,
         text: TextFeatures,
         image_index: Tensor,
         frequencies: Tensor,
@@ -147,21 +168,22 @@ class Prompter(nn.Module):
         one number a cell, which can as well be multiplied afterwards: then the convolution is of the image alone.
 
         Args:
-            clip: (b, c, g, g), the features of b images.
+            image: Features of b images.
             text: Features of n expressions.
             image_index: (n,) int64, which image each expression is about.
             frequencies: (2, d / 2), SAM's position matrix.
             searched: (n, g, g) bool, the cells in which anything may be found; None for all.
 
         Returns:
-            k = ceil(g / 4) squared sparse prompts and the activation.
+            k = ceil(g / 4) squared sparse prompts, the activation, and the words for the finest map.
         """
+        clip = image.clip
         words = torch.cat([text.tokens, text.pooled[:, None]], dim=1)  # (n, t + 1, c): each word, then the whole
         logits = self._compared(clip, words, image_index)  # (n, t + 1, g, g)
         likely = torch.sigmoid(logits[:, :-1])  # (n, t, g, g)
         valid = text.valid.to(likely.dtype)  # (n, t)
         mean = torch.einsum("nthw,nt->nhw", likely, valid / valid.sum(1, keepdim=True))  # (n, g, g)
-        activation = self._corrected(clip, text.pooled, image_index, logits[:, -1])  # (n, g, g)
+        activation = self._corrected(image, text.pooled, image_index, logits[:, -1])  # (n, g, g)
         if searched is not None:
             activation = activation.where(searched, activation.clamp(max=NOWHERE))
         down = self.prompter_down_channel
@@ -172,4 +194,4 @@ class Prompter(nn.Module):
         x = functional.gelu(down.bn(x.to(weight.dtype)))
         x = x + fourier_position(frequencies, (x.shape[2], x.shape[3])).to(x.dtype)
         x = self.prompter_down_spatial(x)  # (n, d, g/4, g/4)
-        return Prompts(sparse=x.flatten(2).transpose(1, 2), activation=activation)
+        return Prompts(x.flatten(2).transpose(1, 2), activation, self._finest(text.pooled))

@@ -199,7 +199,7 @@ class PairedImageEncoder(nn.Module):
             small
         )  # (b, g * g, c); what no patch covers on the right and below is lost
         grid = self.siglip.patch_embed.grid_size
-        return ImageFeatures(sam=sam, clip=cells.transpose(1, 2).unflatten(2, grid))  # (b, c, g, g)
+        return ImageFeatures.of(sam=sam, clip=cells.transpose(1, 2).unflatten(2, grid))  # (b, c, g, g)
 
 
 def adapt_images(encoder: PairedImageEncoder, lora: Lora) -> None:

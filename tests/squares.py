@@ -42,7 +42,7 @@ def small_base(folder: Path) -> Path:
         decoder_dim=32,
         decoder_heads=4,
         decoder_mlp_dim=32,
-        image=SharedTrunk(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1)),
+        image=SharedTrunk(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), pyramid=(8, 8), colours=9),
         text=replace(TINY.text, layers=2, width=32, heads=2, embedding_rank=8),
     )
     torch.manual_seed(0)

@@ -179,7 +179,7 @@ class Corrections:
         Returns:
             When each was last updated, as Label Studio wrote it, by its number; empty for one that cannot be read.
         """
-        return {task_id: self._updated_at(project_id, task_id) for task_id in self._tasks(project_id)}
+        return {task_id: self._updated_at(project_id, task_id) for task_id in self.tasks(project_id)}
 
     def replaced(self, project_id: int) -> Iterator[tuple[int, int]]:
         """List the files of a project, for those who read only what is new; there may be very many.
@@ -206,10 +206,21 @@ class Corrections:
         Yields:
             The corrections of each task, in the order of the tasks' numbers.
         """
-        for task_id in self._tasks(project_id):
+        for task_id in self.tasks(project_id):
             task = self.get(project_id, task_id)
             if task is not None:
                 yield task
+
+    def tasks(self, project_id: int) -> list[int]:
+        """List the tasks that something is known of, without reading it.
+
+        Args:
+            project_id: Whose.
+
+        Returns:
+            Their numbers, in order.
+        """
+        return sorted(int(path.stem) for path in self._folder(project_id).glob("*.json") if path.stem.isdecimal())
 
     def projects(self) -> list[int]:
         """List the projects that have corrections.
@@ -230,9 +241,6 @@ class Corrections:
             The file.
         """
         return self._folder(project_id) / f"{task_id}.json"
-
-    def _tasks(self, project_id: int) -> list[int]:
-        return sorted(int(path.stem) for path in self._folder(project_id).glob("*.json") if path.stem.isdecimal())
 
     def _updated_at(self, project_id: int, task_id: int) -> str:
         with suppress(OSError, ValueError), self.path(project_id, task_id).open(encoding="utf-8") as file:

@@ -163,7 +163,7 @@ class _Retraining:
     def _collect(self) -> Manifest:
         with closing(ImageFetcher(self._settings)) as fetcher:
             corrections = Corrections(self._settings.data)
-            count = len(corrections.files(self._asked.project_id))
+            count = len(corrections.tasks(self._asked.project_id))
             collector = Collector(corrections, self._snapshots, fetcher, lambda done: self._go_on(done, count))
             manifest = collector.collect(self._asked.project_id)
         self._say(corrections=manifest.train.corrections)

@@ -13,14 +13,36 @@ from torch import Tensor
 
 from rsrefseg.datasets.gestures import POINTS, Gesture, point_at, union
 from rsrefseg.datasets.labelled import LabelledImage
-from rsrefseg.expressions import SYNONYMS, Grammar, Thing, plural
+from rsrefseg.expressions import STRETCHED, SYNONYMS, Grammar, Thing, plural
 from rsrefseg.features import PointPrompts
+from rsrefseg.scenes.palette import COLOURS
 
 CLASSES = tuple(SYNONYMS)
 """The classes that cells are matched with, in the order of `Batch.classes`."""
 
 BACKGROUND, UNKNOWN = -1, -2
 """Pixels of no class, and pixels that nobody should be asked about."""
+
+
+CELL = 16
+"""Side of a cell, in pixels of the images."""
+
+SHOWN = 0.04
+"""Share of a cell that an object has to cover for the cell to be asked about it."""
+
+
+class Traits(NamedTuple):
+    """What is true of the object that covers most of each cell, in b images; cells are of 16 pixels."""
+
+    centre: Tensor
+    """(b, 2, g, g) float: shares of the image's sides, x then y."""
+    size: Tensor
+    """(b, g, g) float: half the logarithm of its visible area in cells."""
+    colour: Tensor
+    """(b, g, g) int64: the position in `COLOURS`; -1 where it has no one colour, or nobody noted it."""
+    weight: Tensor
+    """(b, g, g) float: how much the cell counts; all cells of an object together as much as the root of their number, 0
+    where there is none whose centre and size would mean anything."""
 
 
 class Batch(NamedTuple):
@@ -48,6 +70,8 @@ class Batch(NamedTuple):
     """(b, s, s) int64: the position in `CLASSES`, BACKGROUND or UNKNOWN."""
     looked_for: Tensor
     """(b, k) bool: whether the image's source labels that class at all."""
+    traits: Traits
+    """Of the objects in the b images."""
     class_token_ids: list[Tensor]
     """k tensors (t_i,) int64: a wording for each class."""
 
@@ -138,6 +162,7 @@ class ReferringBatches:
         counted: list[np.ndarray] = []
         classes: list[np.ndarray] = []
         looked_for: list[np.ndarray] = []
+        traits: list[Traits] = []
         while len(images) < self._images:
             source = self._sources[int(rng.choice(len(shares), p=shares / shares.sum()))][0]
             scene = source[int(rng.integers(len(source)))]
@@ -155,6 +180,7 @@ class ReferringBatches:
             counted.append((_quartered(unknown) == 0).astype(np.float32))
             classes.append(_class_map(cut, unknown))
             looked_for.append(np.isin(CLASSES, scene.vocabulary))
+            traits.append(_traits(things, size // CELL))
         return Batch(
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             token_ids,
@@ -172,6 +198,7 @@ class ReferringBatches:
             torch.from_numpy(np.stack(counted)),
             torch.from_numpy(np.stack(classes)),
             torch.from_numpy(np.stack(looked_for)),
+            Traits(*(torch.stack(parts) for parts in zip(*traits, strict=True))),
             [self._tokenizer(class_words(name, rng)) for name in CLASSES],
         )
 
@@ -229,6 +256,27 @@ def _quartered(mask: np.ndarray) -> np.ndarray:
     h, w = mask.shape
     shares: np.ndarray = cv2.resize(mask.astype(np.float32), (w // 4, h // 4), interpolation=cv2.INTER_AREA)
     return shares
+
+
+def _traits(things: Sequence[Thing], grid: int) -> Traits:
+    shares: np.ndarray = np.zeros((grid, grid), np.float32)  # of the object that covers most of the cell so far
+    number = np.full((grid, grid), -1)
+    known = np.zeros((len(things) + 1, 5), np.float32)  # x, y, size, colour, weight; the last row is of no object
+    known[:, 3] = -1
+    for place, thing in enumerate(things):
+        share = cv2.resize(thing.mask.astype(np.float32), (grid, grid), interpolation=cv2.INTER_AREA)
+        number[share > shares] = place
+        shares = np.maximum(shares, share)
+        rows, columns = np.nonzero(thing.mask)
+        known[place, :2] = (columns.mean() + 0.5) / thing.mask.shape[1], (rows.mean() + 0.5) / thing.mask.shape[0]
+        known[place, 2] = np.log(len(rows) / CELL**2) / 2
+        known[place, 3] = COLOURS.index(thing.colour) if thing.colour in COLOURS else -1
+        known[place, 4] = thing.category not in STRETCHED
+    number[shares < SHOWN] = -1
+    cells = np.bincount(number[number >= 0], minlength=len(things) + 1)
+    known[:, 4] /= np.sqrt(np.maximum(cells, 1))
+    x, y, size, colour, weight = torch.from_numpy(known[number]).permute(2, 0, 1)
+    return Traits(torch.stack([x, y]), size, colour.long(), weight)
 
 
 def _class_map(cut: LabelledImage, unknown: np.ndarray) -> np.ndarray:

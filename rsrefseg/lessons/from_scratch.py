@@ -16,14 +16,15 @@ from rsrefseg.datasets import Batch, LabelledImage, ReferringBatches
 from rsrefseg.datasets.referring import CLASSES, class_words, misspelt
 from rsrefseg.encoders import FactorisedEmbedding
 from rsrefseg.evaluate import Evaluation, evaluate
-from rsrefseg.expressions import Grammar
+from rsrefseg.expressions import Grammar, Thing
 from rsrefseg.features import TextFeatures
-from rsrefseg.losses import alignment_loss, drawing_loss, finding_loss
+from rsrefseg.lessons.wishes import wishes_of
+from rsrefseg.losses import alignment_loss, drawing_loss, finding_loss, traits_loss
 from rsrefseg.model import RSRefSeg
 from rsrefseg.places import said_or_alike
 from rsrefseg.predictor import Predictor
+from rsrefseg.scenes.palette import COLOURS
 from rsrefseg.tokenizer import Tokenizer
-
 
 @dataclass(frozen=True)
 class Phase:
@@ -54,7 +55,11 @@ class Curriculum:
     )
     word_steps: int = 1200
     """Steps of the text tower alone, before the first phase; at 0 the words stay as they are."""
+    word_layouts: int = 600
+    """Imagined layouts that the words are about."""
     alignment: float = 2.0
+    finest: float = 2.0
+    traits: float = 1.0
     finding: float = 2.0
     bce: float = 5.0
     dice: float = 2.0
@@ -136,16 +141,38 @@ class FromScratch:
             for place, word in enumerate(meaning):
                 shares[row, roles.index((place, word))] = 0.7 if place else 1.0
         meant = functional.normalize(shares @ frame, dim=1)  # (expressions, c)
+        lengths = np.array([len(meaning) for _, meaning in corpus])
+        often = 1 / np.bincount(lengths)[lengths]  # the long ones, of which there are few, are the hardest
+        often /= often.sum()
         self._open_table(model, torch.cat([token_ids for token_ids, _ in corpus]))
         optimiser = torch.optim.AdamW(tower.parameters(), lr=1e-3, fused=True)
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
-            chosen = rng.integers(len(corpus), size=64)
+            chosen = rng.choice(len(corpus), size=64, p=often)
             pooled = tower([corpus[int(i)][0] for i in chosen]).pooled
             loss = (1 - functional.cosine_similarity(pooled, meant[torch.from_numpy(chosen)])).mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+        self._tell(model, corpus)
+
+    def _tell(self, model: RSRefSeg, corpus: Sequence[tuple[Tensor, tuple[str, ...]]]) -> None:
+        # Left is little x: nobody has to find that out from images.
+        if model.prompter.comparison is None:
+            return
+        rng = np.random.default_rng(self._seed)
+        with torch.no_grad():
+            tower = model.text_encoder.eval()
+            words = {c: tower([self._tokenizer(class_words(c, rng)) for _ in range(12)]).pooled for c in CLASSES}
+            named = {c: functional.normalize(pooled, dim=1).mean(0) for c, pooled in words.items()}
+            corpus = [one for one in corpus if set(one[1][::2]) <= set(named)]  # an absent class may be any word
+            nowhere = torch.zeros(model.preset.clip_dim)
+            model.prompter.comparison.tell(
+                torch.cat([tower([ids for ids, _ in corpus[i : i + 256]]).pooled for i in range(0, len(corpus), 256)]),
+                torch.stack([named[meaning[0]] for _, meaning in corpus]),
+                torch.stack([named[meaning[2]] if len(meaning) > 2 else nowhere for _, meaning in corpus]),
+                wishes_of([meaning for _, meaning in corpus]),
+            )
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield what is left of the phases.
@@ -173,7 +200,7 @@ class FromScratch:
             begun += phase.steps
 
     def loss(self, model: RSRefSeg, batch: Batch) -> Tensor:
-        """Add up three debts: the class of every cell, the cells that each expression finds, the masks.
+        """Add up what is owed: the class of every cell and pixel, traits, what each expression finds, the masks.
 
         Args:
             model: In training mode.
@@ -188,7 +215,10 @@ class FromScratch:
         named = len(batch.class_token_ids)
         matched = model.prompter.match(image.clip, text.pooled[:named]).float()  # (b, k, g, g)
         loss = owed.alignment * alignment_loss(matched, batch.classes, batch.looked_for)
-        found = model.prompter.find(image.clip, text.pooled[named:], batch.image_index)  # (n, g, g)
+        finest = model.prompter.match_finest(image.quarter, text.pooled[:named])  # (b, k, s/4, s/4)
+        loss = loss + owed.finest * alignment_loss(finest, batch.classes, batch.looked_for)
+        loss = loss + owed.traits * traits_loss(image.traits, batch.traits)
+        found = model.prompter.find(image, text.pooled[named:], batch.image_index)  # (n, g, g)
         counted = batch.counted[batch.image_index]
         loss = loss + owed.finding * finding_loss(found, batch.gt_masks, counted)
         if len(batch.drawn) == 0:
@@ -219,15 +249,13 @@ class FromScratch:
         return {**asdict(self._curriculum), "images": [len(source) for source, _ in self._sources]}
 
     def _said(self, rng: np.random.Generator) -> list[tuple[str, tuple[str, ...]]]:
-        # What the grammar says about some of the images, every kind as often as the next, and each class by itself.
+        # What the grammar says of imagined layouts, where each colour and class is as common as the next, and each
+        # class by itself.
         corpus: list[tuple[str, tuple[str, ...]]] = [
             (class_words(name, rng), (name,)) for name in CLASSES for _ in range(40)
         ]
-        for image in (source[i] for source, _ in self._sources for i in range(min(400, len(source)))):
-            small = image.resized(128)
-            seen = np.bincount(small.ids.ravel(), minlength=256)
-            things = [thing for number, thing in enumerate(small.things(), start=1) if seen[number]]
-            for referral in Grammar(things, rng, image.vocabulary).referrals(12, absent_share=0.1):
+        for _ in range(self._curriculum.word_layouts):
+            for referral in Grammar(_imagined(rng), rng).referrals(12, absent_share=0.1):
                 corpus.append((referral.expression, referral.meaning))
                 corpus.append((misspelt(referral.expression, rng), referral.meaning))
         return corpus
@@ -245,10 +273,14 @@ class FromScratch:
             rows.append(row)
         if len(roles) > model.preset.clip_dim:  # no room to stand square
             return functional.normalize(torch.stack(rows), dim=1)
-        order = sorted(range(len(roles)), key=lambda i: roles[i][0])  # the classes first, so that they move least
-        q, r = torch.linalg.qr(torch.stack(rows)[order].T)  # (c, roles)
-        upright: Tensor = (q * r.diagonal().sign()).T
-        return upright[torch.tensor(order).argsort()]
+        classes = torch.tensor([place == 0 for place, _ in roles])
+        frame = torch.stack(rows)
+        # Each class is turned as little as can be for all to stand square (Löwdin), and the rest is square to them.
+        u, _, vh = torch.linalg.svd(frame[classes], full_matrices=False)
+        square = u @ vh
+        free = frame[~classes] - frame[~classes] @ square.T @ square
+        frame[classes], frame[~classes] = square, torch.linalg.qr(free.T)[0].T
+        return frame
 
     @staticmethod
     def _open_table(model: RSRefSeg, token_ids: Tensor) -> None:
@@ -263,3 +295,15 @@ class FromScratch:
             silent = said & (table.abs().sum(1) == 0)
             table[silent] = nn.init.normal_(torch.empty(int(silent.sum()), table.shape[1]), std=embedding.std)
         embedding.silence(~said)
+
+
+def _imagined(rng: np.random.Generator) -> tuple[Thing, ...]:
+    # Boxes on a grid of 32 x 32: several of one class, and one of each of some others, to be near to.
+    several, *ones = (str(name) for name in rng.choice(CLASSES, size=4, replace=False))
+    things = []
+    for category in [*[several] * int(rng.integers(1, 6)), *ones[: int(rng.integers(4))]]:
+        mask = np.zeros((32, 32), bool)
+        (y, x), (h, w) = rng.integers(0, 28, size=2), rng.integers(2, 9, size=2)
+        mask[y : y + h, x : x + w] = True
+        things.append(Thing(category, mask, str(rng.choice(COLOURS))))
+    return tuple(things)

@@ -20,7 +20,7 @@ from tests.factories import make_job, make_png
 from tests.with_redis.conftest import answers_in, wait_for
 from workers.contract import TrainJob
 from workers.queue import JobQueue
-from workers.retrain import RUNS
+from workers.runs import FOLDER as RUNS
 from workers.settings import Settings
 
 IMAGE = "/data/upload/1/a.png"
@@ -121,7 +121,7 @@ def test_a_worker_can_be_kept_for_those_requests_that_a_person_waits_for(queue: 
 def test_a_worker_can_be_kept_for_training_and_its_jobs_come_again_when_it_dies(
     queue: JobQueue, run: Run, tmp_path: Path
 ) -> None:
-    notes = tmp_path / RUNS / "7" / "run.json"
+    notes = tmp_path / RUNS / "7" / "1" / "run.json"
     notes.parent.mkdir(parents=True)
     os.mkfifo(notes)  # Whoever reads it waits for ever.
     supervisor = run("--gpus", "cpu", "--queue", "train", RSREFSEG_DATA=str(tmp_path))

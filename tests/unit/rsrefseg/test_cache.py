@@ -7,7 +7,7 @@ from rsrefseg.features import ImageFeatures
 
 
 def features(number=0, images=1):
-    return ImageFeatures(torch.full((images, 2, 4, 4), float(number)), torch.full((images, 8, 2, 2), float(number)))
+    return ImageFeatures.of(torch.full((images, 2, 4, 4), float(number)), torch.full((images, 8, 2, 2), float(number)))
 
 
 SIZE = 2 * 32 * 4

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from rsrefseg.losses import dice_loss, finding_loss
+from rsrefseg.comparison import traits_of
+from rsrefseg.datasets.referring import Traits
+from rsrefseg.losses import dice_loss, finding_loss, traits_loss
 
 
 def masks(*boxes, side=16):
@@ -44,3 +46,29 @@ def test_perfect_overlap_has_no_dice_loss_and_none_has_almost_all():
     truth, everywhere = masks((2, 2, 8)), torch.ones(1, 16, 16)
     assert dice_loss(40 * (truth - 0.5), truth, everywhere) < 1e-3
     assert dice_loss(-40 * (truth - 0.5), truth, everywhere) > 0.95
+
+
+def one_ship(colour: int) -> tuple[torch.Tensor, Traits]:
+    """What an encoder would say that sees all of it: a ship over two cells of four, in the first of three colours."""
+    seen = torch.zeros(1, 6, 1, 4)
+    seen[0, 0, 0, :2] = torch.tensor([0.5, -0.5])
+    seen[0, 3] = 20.0
+    there = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
+    centre = torch.tensor([0.25, 0.5])[None, :, None, None].expand(1, 2, 1, 4)
+    return traits_of(seen), Traits(centre, torch.zeros(1, 1, 4), torch.full((1, 1, 4), colour), there)
+
+
+def test_traits_that_are_right_cost_nothing_wherever_nothing_is():
+    assert traits_loss(*one_ship(colour=0)) < 1e-4
+
+
+def test_a_colour_that_nobody_noted_costs_nothing_and_a_wrong_one_much():
+    assert traits_loss(*one_ship(colour=-1)) < 1e-4
+    assert traits_loss(*one_ship(colour=1)) > 1
+
+
+def test_a_cell_that_takes_its_own_middle_for_the_objects_pays():
+    read, truth = one_ship(colour=0)
+    read = read.clone()
+    read[:, 0] = torch.tensor([0.125, 0.375, 0.625, 0.875])
+    assert traits_loss(read, truth) > 0.5

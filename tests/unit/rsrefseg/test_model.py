@@ -91,7 +91,8 @@ def test_drawing_agrees_with_segment_anythings_own_decoder(model, pixels, token_
     image, text = model.encode_image(pixels[None]), model.encode_text(token_ids)
     about = torch.zeros(3, dtype=torch.long)
     matrix = model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
-    prompts = model.prompter(image.clip, text, about, matrix)
+    image = image._replace(eighth=image.eighth[:, :0], quarter=image.quarter[:, :0])  # theirs knows of none
+    prompts = model.prompter(image, text, about, matrix)
     coarse = torch.nn.functional.interpolate(prompts.activation[:, None], size=(32, 32), mode="bilinear")
     theirs = deepcopy(model.mask_decoder)
     for module in theirs.modules():
@@ -108,3 +109,12 @@ def test_drawing_agrees_with_segment_anythings_own_decoder(model, pixels, token_
     decoded = model.decode(image, text, about)
     torch.testing.assert_close(decoded.low_res_logits, masks[:, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(decoded.predicted_iou, iou[:, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["traits", "eighth", "quarter"])
+def test_each_finer_part_of_the_image_moves_the_mask(model, pixels, token_ids, part):
+    image, text = model.encode_image(pixels[None]), model.encode_text(token_ids)
+    about = torch.zeros(3, dtype=torch.long)
+    other = image._replace(**{part: getattr(image, part).roll(1, dims=3)})
+    moved = model.decode(other, text, about).low_res_logits - model.decode(image, text, about).low_res_logits
+    assert moved.abs().max() > 1e-4

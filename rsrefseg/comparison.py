@@ -1,0 +1,167 @@
+"""Telling one of several apart: what words want of an object, weighed against the others of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsrefseg.features import of_each
+from rsrefseg.position import cell_centres
+
+CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
+"""What "top left" and "in the centre" are near to: x, then y."""
+
+GAIN = 8.0
+"""Of what words weigh: an extreme shows in hundredths of an image's side, and has to turn a match by several logits."""
+
+MOST = 8.0
+"""Logits that a cell may lose; the rest would only make mistakes dearer than they are."""
+
+
+def traits_of(seen: Tensor) -> Tensor:
+    """Turn what a convolution says of each cell into traits of the object that the cell belongs to.
+
+    Args:
+        seen: (b, 3 + colours, g, g): how far the object's centre lies from the cell's, in cells, x then y; half the
+            logarithm of its area in cells; a logit for each colour.
+
+    Returns:
+        The same shape: its centre as shares of the image's sides, the same size, and the logarithm of the chance
+        of each colour.
+    """
+    h, w = seen.shape[2:]
+    seen = seen.to(torch.promote_types(seen.dtype, torch.float32))  # half of that loses places
+    away, size, colours = seen.split([2, 1, seen.shape[1] - 3], dim=1)
+    cells = cell_centres((h, w), seen.device, seen.dtype).permute(2, 0, 1)  # (2, g, g)
+    centre = cells + away / away.new_tensor([w, h])[:, None, None]
+    return torch.cat([centre, size, colours.log_softmax(1)], dim=1)
+
+
+class Wishes(NamedTuple):
+    """What m expressions want of the objects of a kind."""
+
+    wanted: Tensor
+    """(m, 4 + places): how much of x, y, size, distance from the landmark, and from each of `CORNERS`."""
+    strictness: Tensor
+    """(m,): before softplus, what an object loses for each unit that it falls short of the best."""
+    outright: Tensor
+    """(m, 3 + colours): what side it has to lie on, x and y; what is lost by the logarithm of the chance of each
+    colour; and what is added."""
+
+
+class Comparison(nn.Module):
+    """Let words weigh the objects of a kind against each other, by traits that the image encoder reads off every cell.
+
+    One product between an expression and a cell can say "a ship"; whether it is the leftmost, the largest or the one
+    nearest the bridge depends on the other ships and on the bridge. Each cell knows where the middle of its object
+    lies, how large it is and of which colour. An expression says which of these it wants much of, and each cell is
+    told how far it falls short of the best among cells of the same kind.
+
+    Args:
+        clip_dim: Channels c of the space that words and cells share.
+        colours: How many colours the encoder tells apart.
+
+    Source:
+        Attributes, places and relations that words weigh apart: Yu et al., MAttNet, arXiv 1801.08186.
+    """
+
+    def __init__(self, clip_dim: int, colours: int) -> None:
+        super().__init__()
+        self.kind = nn.Linear(clip_dim, clip_dim, bias=False)
+        self.landmark = nn.Linear(clip_dim, clip_dim, bias=False)
+        self.sharpness = nn.Parameter(torch.tensor(3.0).log())
+        self.threshold = nn.Parameter(torch.tensor(2.5))
+        self.wanted = nn.Linear(clip_dim, 4 + len(CORNERS))
+        self.strictness = nn.Linear(clip_dim, 1)
+        self.outright = nn.Linear(clip_dim, 3 + colours)
+        for same in (self.kind, self.landmark):
+            nn.init.eye_(same.weight)
+        nn.init.normal_(self.wanted.weight, std=0.01)
+        for quiet in (self.strictness, self.outright):
+            nn.init.zeros_(quiet.weight)
+        for linear in (self.wanted, self.outright):
+            nn.init.zeros_(linear.bias)
+        nn.init.constant_(self.strictness.bias, -1.5)
+
+    def forward(
+        self,
+        clip: Tensor,
+        traits: Tensor,
+        pooled: Tensor,
+        image_index: Tensor,
+        logit: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Correct what expressions matched.
+
+        Args:
+            clip: (b, c, g, g), the features of b images.
+            traits: (b, 3 + colours, g, g), of the same images, as `traits_of` has them.
+            pooled: (n, c), the expressions.
+            image_index: (n,) int64, which image each is about.
+            logit: From a cosine to the logit that a cell is of what the words say.
+
+        Returns:
+            (n, g, g), to be added to the logits; in float32 at the least.
+        """
+        with torch.autocast(clip.device.type, enabled=False):
+            wide = traits.dtype
+            words = functional.normalize(pooled.to(wide), dim=1)  # (n, c)
+            cells = of_each(functional.normalize(clip.to(wide), dim=1), image_index)  # (n, c, g, g)
+            asked = torch.stack([_through(self.kind, words), _through(self.landmark, words)], dim=1)
+            asked = functional.normalize(asked, dim=2)  # (n, 2, c)
+            alike = logit(torch.einsum("nchw,nkc->nkhw", cells, asked)) - self.threshold  # (n, 2, g, g)
+            # What hardly fits must count for nothing however far out it lies, and all that fit well count the same.
+            fits, marked = (4 * functional.logsigmoid(self.sharpness.exp() * alike)).unbind(1)  # (n, g, g) each
+            traits = of_each(traits, image_index)  # (n, 3 + colours, g, g)
+            place, size, colours = traits.split([2, 1, traits.shape[1] - 3], dim=1)
+            mark = (marked.flatten(1).softmax(1)[:, None] * place.flatten(2)).sum(2)  # (n, 2)
+            points = torch.cat([mark[:, None], mark.new_tensor(CORNERS).expand(len(mark), -1, -1)], dim=1)
+            away = torch.linalg.vector_norm(place[:, None] - points[..., None, None] + 1e-4, dim=2)  # (n, 6, g, g)
+            loud = words * words.shape[1] ** 0.5
+            wanted = GAIN * _through(self.wanted, loud)  # (n, 9)
+            worth = torch.einsum("nf,nfhw->nhw", wanted, torch.cat([place, size, away], dim=1))  # (n, g, g)
+            best = ((fits + worth).flatten(1).softmax(1) * worth.flatten(1)).sum(1)  # (n,)
+            strict = functional.softplus(_through(self.strictness, loud))[:, 0]  # (n,)
+            side, paint, base = _through(self.outright, loud).split([2, colours.shape[1], 1], dim=1)
+            # What falls short loses; nothing gains by being farther left than the leftmost, or much on the left.
+            short = functional.softplus(best[:, None, None] - worth)  # (n, g, g)
+            wrong = functional.softplus(-GAIN * torch.einsum("nf,nfhw->nhw", side, place - 0.5))  # (n, g, g)
+            painted = torch.einsum("nf,nfhw->nhw", paint, colours)  # (n, g, g)
+            lost = (wrong + strict[:, None, None] * short - painted) / MOST
+            correction: Tensor = base[..., None] - MOST * lost.tanh()
+            return correction
+
+    @torch.no_grad()
+    def tell(self, pooled: Tensor, kinds: Tensor, landmarks: Tensor, wishes: Wishes) -> None:
+        """Let expressions of known meaning want what they mean: the nearest linear maps, by ridge regression.
+
+        Args:
+            pooled: (m, c), the expressions as the text tower has them.
+            kinds: (m, c), the words of the class that each is about.
+            landmarks: (m, c), the words of the class that it is near to; zeros where it is near to none.
+            wishes: Of the same expressions.
+        """
+        words = functional.normalize(pooled, dim=1)
+        square = words.T @ words + 1e-3 * len(words) / words.shape[1] * torch.eye(words.shape[1])
+        for linear, wanted in (
+            (self.kind, functional.normalize(kinds, dim=1)),
+            (self.landmark, functional.normalize(landmarks, dim=1)),
+            (self.wanted, wishes.wanted / GAIN),
+            (self.strictness, wishes.strictness[:, None]),
+            (self.outright, wishes.outright),
+        ):
+            mean = torch.zeros(1) if linear.bias is None else wanted.mean(0)
+            weight = torch.linalg.solve(square, words.T @ (wanted - mean)).T  # (out, c)
+            loud = 1.0 if linear.bias is None else words.shape[1] ** 0.5
+            linear.weight.copy_(weight / loud)
+            if linear.bias is not None:
+                linear.bias.copy_(mean)
+
+
+def _through(linear: nn.Linear, x: Tensor) -> Tensor:
+    # In the precision of x, whatever that of the weights.
+    return functional.linear(x, linear.weight.to(x.dtype), None if linear.bias is None else linear.bias.to(x.dtype))
