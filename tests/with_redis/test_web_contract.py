@@ -62,7 +62,7 @@ class Backstage:
             self.queue._replies[reply.job.key] = reply
         elif reply.job.interactive:
             job = Job.fetch(f"reply-{reply.job.key}", connection=self.queue.redis, serializer="json")
-            self.queue.gpu.remove(job)
+            self.queue.gpu.remove(job.id)
             Result.create(job, Result.Type.SUCCESSFUL, 60, return_value=reply.model_dump_json())
         else:
             self.queue.redis.lpop(self.queue.gpu.key)
