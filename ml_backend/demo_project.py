@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import httpx
-from label_studio_sdk.base_client import LabelStudioBase as Client
+from label_studio_sdk.client import LabelStudio as Client  # The base of it asks for a page too many.
 
 from ml_backend.brush import decode
 from ml_backend.connect import Connector
