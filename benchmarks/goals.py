@@ -26,6 +26,12 @@ GOALS: dict[str, dict[str, str]] = {
         "errors": "<= 0",
         "most_growth_mib_h": "lower",
     },
+    "retrain": {
+        **{f"seconds_{count}": "<= 600" for count in (50, 60)},
+        **{f"held_out_after_{count}": "higher" for count in (50, 60)},
+        **{f"anchor_after_{count}": "higher" for count in (50, 60)},
+        **{f"promoted_{count}": ">= 1" for count in (50, 60)},
+    },
     "rle": {"encode_speedup": ">= 5", "decode_speedup": ">= 50", "identical": ">= 1"},
     "scaling": {
         "busy_share_1": ">= 0.95",
@@ -53,5 +59,6 @@ GOALS: dict[str, dict[str, str]] = {
         "most_growth_mib_h": "<= 5",
     },
     "tiny": {"new_image_s": "<= 0.5", "further_expression_ms": "<= 60", "megabytes": "<= 25"},
+    "webhook": {"ack_ms_p50": "lower", "ack_ms_p99": "<= 50", "refused": "<= 0", "lost": "<= 0"},
 }
 """By benchmark and figure: ">= 2" or "<= 0.5", or "higher" or "lower" where that is better and nothing is promised."""

@@ -35,7 +35,11 @@ class ImageFeatures(NamedTuple):
             The same, with no channel in the other maps.
         """
         b, _, h, w = sam.shape
-        nothing = (clip.new_zeros(b, 0, *clip.shape[2:]), sam.new_zeros(b, 0, 2 * h, 2 * w), sam.new_zeros(b, 0, 4 * h, 4 * w))
+        nothing = (
+            clip.new_zeros(b, 0, *clip.shape[2:]),
+            sam.new_zeros(b, 0, 2 * h, 2 * w),
+            sam.new_zeros(b, 0, 4 * h, 4 * w),
+        )
         return cls(sam, clip, *nothing)
 
 

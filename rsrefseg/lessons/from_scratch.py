@@ -26,6 +26,7 @@ from rsrefseg.predictor import Predictor
 from rsrefseg.scenes.palette import COLOURS
 from rsrefseg.tokenizer import Tokenizer
 
+
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training at one image size: small cuts first, since they teach most for their cost."""

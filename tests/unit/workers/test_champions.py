@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from workers.champions import Champions
 from workers.errors import RedisAway
 from workers.notices import Trouble
 from workers.registry import Registry
-from workers.simulated import SimulatedPredictor
 
 
 class FakeModel:
@@ -205,7 +205,7 @@ def test_only_so_many_versions_stay_in_memory_those_asked_for_last(fixture: Fixt
 def test_a_model_that_nothing_hangs_over_serves_everybody(fixture: Fixture) -> None:
     fixture.add("v1")
     fixture.promote("v1")
-    simulated = SimulatedPredictor(0)
-    champions = Champions(fixture.board, fixture.registry, simulated, 16)  # type: ignore[arg-type]
-    assert champions.of(1) is simulated
+    alone = SimpleNamespace(version="alone@0")
+    champions = Champions(fixture.board, fixture.registry, alone, 16)  # type: ignore[arg-type]
+    assert champions.of(1) is alone
     assert fixture.board.troubles == {}
