@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import httpx
-from label_studio_sdk.client import LabelStudio as Client  # The base of it asks for a page too many.
+from label_studio_sdk._extensions.pager_ext import SyncPagerExt as EveryPage  # Ends where Label Studio answers 404.
+from label_studio_sdk.base_client import LabelStudioBase as Client
 
 from ml_backend.brush import decode
 from ml_backend.connect import Connector
@@ -121,7 +122,9 @@ class DemoProject:
     def __init__(self, server: LabelStudioServer, title: str) -> None:
         self.title = title
         self._client = Client(base_url=server.url, api_key=server.token, timeout=60)
-        found = [project for project in self._client.projects.list() if project.title == title]
+        found = [
+            project for project in EveryPage.from_sync_pager(self._client.projects.list()) if project.title == title
+        ]
         project: Any = found[0] if found else self._client.projects.create(title=title, label_config=LABEL_CONFIG)
         self.id: int = project.id
         self._asked_at = time.time()
@@ -178,7 +181,7 @@ class DemoProject:
         Returns:
             Id and data of each, oldest first.
         """
-        return [{"id": task.id, "data": task.data} for task in self._client.tasks.list(project=self.id, fields="all")]
+        return [{"id": task.id, "data": task.data} for task in self._listed()]
 
     def predictions(self) -> list[dict[str, Any]]:
         """List the predictions that Label Studio holds.
@@ -194,8 +197,10 @@ class DemoProject:
         Returns:
             Their numbers.
         """
-        listed = self._client.tasks.list(project=self.id, fields="all")
-        return {task.id for task in listed if task.total_annotations}
+        return {task.id for task in self._listed() if task.total_annotations}
+
+    def _listed(self) -> Iterator[Any]:
+        return iter(EveryPage.from_sync_pager(self._client.tasks.list(project=self.id, fields="all")))
 
     def model_version(self) -> str:
         """Say whose predictions Label Studio shows.
