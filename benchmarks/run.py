@@ -15,7 +15,7 @@ from rich.console import Console
 
 HERE = Path(__file__).parent
 
-LONG = frozenset({"selection", "soak"})
+LONG = frozenset({"retrain", "selection", "soak"})
 """Hours, so only by name."""
 
 
