@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+_PEOPLE_BESIDE_BULK = {
+    "p95_beside_over_alone": "<= 2",
+    "p95_alone_s": "lower",
+    "p95_beside_s": "lower",
+    "empty_answers": "<= 0",
+    "lost": "<= 0",
+    "doubled": "<= 0",
+    "failures": "<= 0",
+    "errors": "<= 0",
+}
+
 GOALS: dict[str, dict[str, str]] = {
     "dispatch": {"dispatch_ms_median": "<= 15"},
     "expressions": {
@@ -16,14 +27,7 @@ GOALS: dict[str, dict[str, str]] = {
     "faults": {"doubled": "<= 0", "missing": "<= 0", "failures": "<= 0"},
     "fuzz": {"errors_of_ours": "<= 0"},
     "load": {
-        "p95_beside_over_alone": "<= 2",
-        "p95_alone_s": "lower",
-        "p95_beside_s": "lower",
-        "empty_answers": "<= 0",
-        "lost": "<= 0",
-        "doubled": "<= 0",
-        "failures": "<= 0",
-        "errors": "<= 0",
+        **_PEOPLE_BESIDE_BULK,
         "most_growth_mib_h": "lower",
     },
     "retrain": {
@@ -47,14 +51,7 @@ GOALS: dict[str, dict[str, str]] = {
     },
     "selection": {"gain_over_random": "higher"},
     "soak": {
-        "p95_beside_over_alone": "<= 2",
-        "p95_alone_s": "lower",
-        "p95_beside_s": "lower",
-        "empty_answers": "<= 0",
-        "lost": "<= 0",
-        "doubled": "<= 0",
-        "failures": "<= 0",
-        "errors": "<= 0",
+        **_PEOPLE_BESIDE_BULK,
         "trained": ">= 1",
         "most_growth_mib_h": "<= 5",
     },

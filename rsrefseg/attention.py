@@ -88,7 +88,8 @@ class PromptAttention(transformer.Attention):  # type: ignore[misc]
         width = heads[0].shape[-1]
         if q.device.type == "cpu" and width % 16:  # torch's kernel takes three times as long for odd widths
             heads = [functional.pad(x, (0, -width % 16)) for x in heads]
-        x = functional.scaled_dot_product_attention(*heads, scale=width**-0.5)[..., :width]
+        queries, keys, values = heads
+        x = functional.scaled_dot_product_attention(queries, keys, values, scale=width**-0.5)[..., :width]
         attended: Tensor = self.out_proj(self._recombine_heads(x))
         return attended
 

@@ -27,6 +27,19 @@ def square(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return pixels, mask
 
 
+SMALL = replace(
+    TINY,
+    image_size=128,
+    clip_dim=32,
+    decoder_dim=32,
+    decoder_heads=4,
+    decoder_mlp_dim=32,
+    image=SharedTrunk(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), pyramid=(8, 8), colours=9),
+    text=replace(TINY.text, layers=2, width=32, heads=2, embedding_rank=8),
+)
+"""The preset tiny at the sizes of tests."""
+
+
 def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -35,18 +48,8 @@ def png(pixels: np.ndarray) -> bytes:
 
 def small_base(folder: Path) -> Path:
     """A small model that knows nothing."""
-    small = replace(
-        TINY,
-        image_size=128,
-        clip_dim=32,
-        decoder_dim=32,
-        decoder_heads=4,
-        decoder_mlp_dim=32,
-        image=SharedTrunk(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), pyramid=(8, 8), colours=9),
-        text=replace(TINY.text, layers=2, width=32, heads=2, embedding_rank=8),
-    )
     torch.manual_seed(0)
-    model = RSRefSeg(small)
+    model = RSRefSeg(SMALL)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -11,23 +11,15 @@ import torch
 from rsrefseg.expressions import Thing
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
-from rsrefseg.presets import TINY, B, Lora, PairedVits, Preset, SamVit, SharedTrunk, SiglipText, SiglipVision
+from rsrefseg.presets import B, Lora, PairedVits, Preset, SamVit, SiglipText, SiglipVision
+from tests.squares import SMALL
 
 torch.set_num_threads(1)  # the models are too small to share, and threads that wait for each other stall a busy machine
 
 
 @pytest.fixture(scope="session")
 def small() -> Preset:
-    return replace(
-        TINY,
-        image_size=128,
-        clip_dim=32,
-        decoder_dim=32,
-        decoder_heads=4,
-        decoder_mlp_dim=32,
-        image=SharedTrunk(channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), pyramid=(8, 8), colours=9),
-        text=replace(TINY.text, layers=2, width=32, heads=2, embedding_rank=8),
-    )
+    return SMALL
 
 
 @pytest.fixture
