@@ -213,6 +213,7 @@ class _Retraining:
         folder = teach(parent, lesson, recipe, self._folder.path / "teaching", on_step, blend=blend)
         if folder is None:
             raise Interrupted
+        self._say(step=recipe.steps)  # An earlier take may have learnt all of it.
         return folder
 
     def _judge(

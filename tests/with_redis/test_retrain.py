@@ -347,13 +347,13 @@ def test_a_trainer_that_wakes_when_its_training_is_another_s_leaves_it_alone(
 ) -> None:
     correct(settings, image_host, 1, range(1, 26))
     ask(queue, promote=True)
-    first = start_trainer(30)
-    wait_for(lambda: told(queue).step > 0, PATIENCE_S)
+    first = start_trainer(150)  # Long enough that it is stopped while it learns.
+    wait_for(lambda: 0 < told(queue).step < 150, PATIENCE_S)
     first.signal(signal.SIGSTOP)
     before = told(queue)
-    second = start_trainer(30)
+    second = start_trainer(150)
     if when == "while its successor learns":
-        wait_for(lambda: told(queue).at > before.at and told(queue).step > 0, PATIENCE_S)
+        wait_for(lambda: told(queue).at > before.at and told(queue).step > before.step, PATIENCE_S)
         second.signal(signal.SIGSTOP)
         first.signal(signal.SIGCONT)
         log = tmp_path / "trainer.log"
