@@ -38,7 +38,7 @@ DRAIN_S = 600
 TEACH_AT = 1 / 6
 """When a training is asked for, as a share of the run, so that it is over before memory is watched."""
 
-TRAINER = ("nice", "-n", "19", sys.executable, str(fleet.ROOT / "tests/with_redis/trainer_process.py"))
+TRAINER = ("nice", "-n", "19", sys.executable, str(fleet.ROOT / "tests/with_redis/trainer_process.py"), "80")
 """A small model is taught a short course; nice, as a real one has a device of its own."""
 
 RETRAIN = (sys.executable, "-m", "ml_backend.cli", "retrain", "--project", "1", "--wait", "--json")

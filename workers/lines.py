@@ -20,6 +20,7 @@ from rq.registry import ScheduledJobRegistry
 from rq.utils import as_text
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
+from workers.contract import PredictJob
 from workers.failures import FailureList
 
 PREFIX = "rsrefseg:"
@@ -190,19 +191,22 @@ class Lines:
             as_text(holder) for holder in self._held(keys=[_requests_of(project_id)], args=[Job.key_for(""), *keys])
         ]
 
-    def held_by(self, chunk_id: str, project_id: int, keys: Sequence[str]) -> list[bool]:
+    def still_held(self, requests: Sequence[PredictJob], chunk_id: str) -> list[PredictJob]:
         """Say which requests a chunk holds.
 
         Args:
-            chunk_id: Its job, which may have ended.
-            project_id: The project of all requests.
-            keys: The requests' keys; at least one.
+            requests: Of one project; at least one.
+            chunk_id: The chunk's job, which may have ended.
 
         Returns:
-            For each whether it does.
+            Those that it does.
         """
-        holders = self._redis.hmget(_requests_of(project_id), keys)
-        return [holder is not None and as_text(holder) == chunk_id for holder in holders]
+        holders = self._redis.hmget(_requests_of(requests[0].project_id), [request.key for request in requests])
+        return [
+            request
+            for request, holder in zip(requests, holders, strict=True)
+            if holder is not None and as_text(holder) == chunk_id
+        ]
 
     @staticmethod
     def pass_on(pipe: Pipeline, project_id: int, key: str) -> None:

@@ -19,7 +19,7 @@ FUNCTIONS = frozenset({
 })
 """What a job may call."""
 
-CALLBACKS = frozenset({"workers.queue.on_failure"})
+CALLBACKS = frozenset({"workers.given_up.on_failure"})
 """What RQ may call when a job has failed; nothing is called when one succeeds or is stopped."""
 
 

@@ -14,8 +14,8 @@ from workers import metrics, traces
 from workers.bench import Model, at_hand
 from workers.contract import Chunk, PredictJob, Refusal
 from workers.drawing import Drawn, Fetched, draw, without_image
+from workers.jobs import WORKER_DEATHS
 from workers.pipeline import Pipeline
-from workers.queue import WORKER_DEATHS
 
 log = logging.getLogger(__name__)
 

@@ -4,36 +4,48 @@
                                    |                                   |
                                    +----------> record_failure <-------+
 
-Requests travel in chunks, each of them one job of RQ; `workers.lines` says who holds which. This module imports no
-torch.
+Requests travel in chunks, each of them one job of RQ (`workers.jobs`); `workers.lines` says who holds which. This
+module imports no torch.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from redis import Redis
 from redis.client import Pipeline
-from rq import Callback, Queue, Retry
-from rq.exceptions import AbandonedJobError
+from rq import Queue
 from rq.job import Job, JobStatus
 from rq.registry import ScheduledJobRegistry
 from rq.results import Result
 from rq.utils import as_text, now, str_to_date
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from workers import metrics, traces
+from workers import traces
 from workers.contract import Answer, Chunk, PredictJob, Refusal, Reply, Training, TrainJob
-from workers.errors import JobStopped, Move, QueueFull, RedisAway
-from workers.failures import Failure, FailureList, Stage
+from workers.errors import QueueFull, RedisAway
+from workers.failures import Failure, FailureList
+from workers.given_up import record
+from workers.jobs import (
+    DAY_S,
+    GPU,
+    INTERACTIVE,
+    LABEL_STUDIO,
+    REPLY,
+    TRAIN,
+    chunk_job,
+    chunks_of,
+    delivery_job,
+    reply_id,
+    reply_job,
+    requests_of,
+    training_job,
+)
 from workers.lines import GONE, Lines, Place
 from workers.notices import Event, NoticeBoard
 from workers.own_job import OwnJob, queue_of
@@ -56,60 +68,17 @@ __all__ = [
     "connect",
 ]
 
-log = logging.getLogger(__name__)
-
-GPU = "gpu"
-"""The queue that workers with a model serve."""
-
-INTERACTIVE = "interactive"
-"""The queue of those who wait in the editor, once a worker serves it; until then they go to the front of `GPU`."""
-
-REPLY = "reply-"
-"""What the names of jobs that a person waits for begin with."""
-
-TRAIN = "train"
-"""The queue of jobs that train; a worker for them holds no model, so that all of its device is theirs."""
-
-LABEL_STUDIO = "label-studio"
-"""The queue that couriers serve."""
-
-CHUNK_REQUESTS = 64
-"""Most requests in a chunk; a worker puts back what it has no time for."""
-
-CHUNK_BYTES = 1_000_000
-"""From which size on a chunk takes no more: only data URIs come near it."""
-
-WORKER_DEATHS = 3
-"""How many workers may die over one chunk before it is given up."""
-
-DELIVER_BACKOFF_S = [5, 15, 60, 300] + [600] * 430
-"""Pauses between attempts to deliver an answer, in seconds: three days in all, so that a weekend loses nothing."""
-
-REPLY_TTL_S = 60
-"""How long an interactive reply is kept for whoever waits for it, in seconds."""
-
-DONE_TTL_S = 1
-"""How long a job that is done stays, in seconds; at 0 RQ 3.0 fails every job of which an execution expired before."""
-
 RETRY_AFTER_S = 30
 """When to come again to a full queue, in seconds."""
 
 ROUND_TRIP = 500
 """How many keys go to Redis in one call."""
 
-DAY_S = 24 * 3600
-
-TRAINING_S = DAY_S
-"""Longest that a training may take, in seconds; what hangs is found much earlier."""
-
 ANSWERED, DELIVERED = Rate("answered"), Rate("delivered")
 """What the workers and the courier get done."""
 
 State = Literal["in flight", "delivered", "failed"]
 """How far a request is."""
-
-TRAINING_ID = "train-"
-"""How the job of a project's training is called, with the project's number."""
 
 NEXT = 100
 """How many jobs of a queue are looked at to know the oldest; those of people go in front of older ones."""
@@ -199,7 +168,7 @@ class JobQueue(NoticeBoard):
         for unmarked in new.values():
             mine_new = [job.taken_in(at, traces.ask(job, alone=len(jobs) == 1)) for job in unmarked]
             taken += sum(self._push_interactive(job) for job in mine_new if job.interactive)
-            chunks = list(_chunks_of([job for job in mine_new if not job.interactive]))
+            chunks = list(chunks_of([job for job in mine_new if not job.interactive]))
             for chunk in chunks[::-1] if front else chunks:
                 taken += self._send(chunk, "front" if front else "line")
         return taken
@@ -240,7 +209,7 @@ class JobQueue(NoticeBoard):
         Returns:
             Those that were neither answered nor refused, nor put into another chunk.
         """
-        return _held(self._lines, chunk.requests, chunk_id)
+        return self._lines.still_held(chunk.requests, chunk_id)
 
     @renaming_redis_errors()
     def put_back(
@@ -265,17 +234,7 @@ class JobQueue(NoticeBoard):
         Args:
             answer: What was found.
         """
-        job = self.label_studio.create_job(
-            "ml_backend.courier.deliver",
-            args=(answer.model_dump_json(),),
-            job_id=_deliver_id(answer.job.key),
-            status=JobStatus.QUEUED,
-            description=f"deliver task {answer.job.task_id} of project {answer.job.project_id}",
-            result_ttl=DONE_TTL_S,
-            failure_ttl=self.settings.failure_days * DAY_S,
-            retry=Retry(max=len(DELIVER_BACKOFF_S), interval=DELIVER_BACKOFF_S),
-            on_failure=Callback("workers.queue.on_failure"),
-        )
+        job = delivery_job(self.label_studio, answer, self.settings)
         with self.redis.pipeline() as pipe:
             self._push(pipe, self.label_studio, job)
             self._lines.pass_on(pipe, answer.job.project_id, answer.job.key)
@@ -292,18 +251,7 @@ class JobQueue(NoticeBoard):
         Returns:
             Whether it was asked now; not while one of the project is on its way.
         """
-        rq_job = self.train.create_job(
-            "workers.retrain.retrain",
-            args=(job.model_dump_json(),),
-            job_id=_train_id(job.project_id),
-            status=JobStatus.QUEUED,
-            description=f"teach project {job.project_id}",
-            timeout=TRAINING_S,
-            result_ttl=DONE_TTL_S,
-            failure_ttl=self.settings.failure_days * DAY_S,
-            retry=Retry(max=WORKER_DEATHS, enqueue_at_front=True),
-            on_failure=Callback("workers.queue.on_failure"),
-        )
+        rq_job = training_job(self.train, job, self.settings)
         with self.redis.pipeline(transaction=False) as pipe:
             self._push(pipe, self.train, rq_job)
             asked = bool(pipe.execute()[0])
@@ -377,7 +325,7 @@ class JobQueue(NoticeBoard):
         Returns:
             The reply, or None when it did not come in time; a request that still waits is then taken back.
         """
-        rq_job = OwnJob(_reply_id(job.key), connection=self.redis, serializer="json")
+        rq_job = OwnJob(reply_id(job.key), connection=self.redis, serializer="json")
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             result = rq_job.latest_result(timeout=1)
@@ -397,7 +345,7 @@ class JobQueue(NoticeBoard):
         Args:
             failure: What went wrong.
         """
-        _record(self.redis, self._failures, failure)
+        record(self.redis, self._failures, failure)
 
     @renaming_redis_errors()
     def failures(self, project_id: int | None = None, *, most: int | None = None) -> list[Failure]:
@@ -494,50 +442,22 @@ class JobQueue(NoticeBoard):
         job = OwnJob.fetch_many([job_id], connection=self.redis, serializer="json")[0]
         if job is None:
             return 0
-        _, requests = _requests_of(job)
+        _, requests = requests_of(job)
         interactive = bool(requests) and requests[0].interactive
-        return 1 if interactive else len(_held(self._lines, requests, job.id))
+        return 1 if interactive else len(self._lines.still_held(requests, job.id))
 
     def _holders(self, project_id: int, keys: Sequence[str]) -> list[str]:
         return [holder for some in _parts(keys) for holder in self._lines.holders(project_id, some)]
 
     def _send(self, chunk: Chunk, place: Place, *, former: str = "", due: int = 0) -> int:
-        images = len({uri for request in chunk.requests for uri in request.image_uris})
-        job = self.gpu.create_job(
-            "workers.predict.work",
-            args=(chunk.model_dump_json(),),
-            job_id=f"chunk-{uuid.uuid4().hex[:16]}",
-            status=JobStatus.SCHEDULED if place == "later" else JobStatus.QUEUED,
-            description=f"{len(chunk.requests)} requests of project {chunk.project_id}",
-            # A bound for the whole; each image has its own, which the worker keeps.
-            timeout=self.settings.predict_timeout_s * (images + 1),
-            result_ttl=DONE_TTL_S,
-            failure_ttl=self.settings.failure_days * DAY_S,
-            # For workers that die; an image that is away is put back, to be tried again after a pause.
-            retry=Retry(max=WORKER_DEATHS, enqueue_at_front=True),
-            on_failure=Callback("workers.queue.on_failure"),
-        )
-        job.enqueued_at = now()
-        # What is put back is as old as before.
-        job.created_at = min((one.asked_at for one in chunk.requests if one.asked_at), default=job.enqueued_at)
+        job = chunk_job(self.gpu, chunk, self.settings, later=place == "later")
         keys = [request.key for request in chunk.requests]
         return self._lines.claim(job, chunk.project_id, keys, place, former=former, due=due)
 
     def _push_interactive(self, request: PredictJob) -> int:
         served = self.redis.scard(WORKERS_BY_QUEUE_KEY % INTERACTIVE)
         queue = self.interactive if served else self.gpu
-        job = queue.create_job(
-            "workers.predict.reply",
-            args=(request.model_dump_json(),),
-            job_id=_reply_id(request.key),
-            status=JobStatus.QUEUED,
-            description=f"task {request.task_id} of project {request.project_id}, in the editor",
-            timeout=self.settings.predict_timeout_s,
-            result_ttl=REPLY_TTL_S,
-            failure_ttl=REPLY_TTL_S,
-            # After the deadline nobody waits for the reply, and who asked may have died.
-            ttl=int(self.settings.interactive_wait_s) + 5,
-        )
+        job = reply_job(queue, request, self.settings)
         with self.redis.pipeline(transaction=False) as pipe:
             self._push(pipe, queue, job, leftovers=[Result.get_key(job.id)], front=True)
             return int(pipe.execute()[0])
@@ -552,113 +472,6 @@ class JobQueue(NoticeBoard):
             args=["LPUSH" if front else "RPUSH", job.id, job.ttl or 0, *fields],
             client=pipe,
         )
-
-
-def on_failure(
-    job: Job,
-    connection: Redis,
-    kind: type[BaseException],
-    _exc: BaseException,
-    _traceback: TracebackType | None,
-) -> None:
-    """Put a job of ours that RQ gives up on the list of failures; RQ calls this whenever one raised or lost its worker.
-
-    Args:
-        job: The job.
-        connection: Where it is.
-        kind: What it raised; `AbandonedJobError` if its worker died.
-    """
-    stopped = issubclass(kind, JobStopped)
-    if job.should_retry and not stopped:
-        return
-    cause = "stopped" if stopped else "worker_died" if kind is AbandonedJobError else "broken"
-    if job.id.startswith(TRAINING_ID):
-        metrics.TRAININGS.labels("stopped" if stopped else "failed").inc()
-        _record_training(NoticeBoard(connection), job, kind)
-        return
-    try:
-        stage, requests = _requests_of(job)
-    except ValidationError:
-        log.error("a job of another version failed", extra={"failed_job": job.id})
-        return
-    move: Move = "annotator" if stopped else "ours"
-    if stopped:
-        reason = "It was stopped by hand; retrieve predictions again to ask anew."
-    elif kind is AbandonedJobError:
-        reason = f"{WORKER_DEATHS + 1} workers died over it, most likely for want of memory."
-    else:
-        reason = f"Something of ours broke; the log names it {job.id}."
-    if stage == "predict":
-        lines = Lines(connection, queue_of(GPU, connection), queue_of(LABEL_STUDIO, connection), 0)
-        requests = tuple(_held(lines, requests, job.id))
-    failures = FailureList(connection, job.failure_ttl or DAY_S)
-    for request in requests:
-        metrics.FAILURES.labels(stage, move, cause).inc()
-        _record(connection, failures, Failure.of(request, stage, move, reason))
-
-
-def _record_training(notices: NoticeBoard, job: Job, kind: type[BaseException]) -> None:
-    project_id = int(job.id.removeprefix(TRAINING_ID))
-    training = notices.trainings().get(project_id)
-    if training is None:
-        return
-    if issubclass(kind, JobStopped):
-        reason = "It was stopped by hand."
-    elif kind is AbandonedJobError:
-        reason = f"{WORKER_DEATHS + 1} trainers died over it, most likely for want of memory."
-    else:
-        reason = f"Something of ours broke; the log names it {job.id}."
-    notices.keep_training(training.model_copy(update={"stage": "failed", "reason": reason, "at": now()}))
-
-
-def _record(redis: Redis, failures: FailureList, failure: Failure) -> None:
-    with redis.pipeline() as pipe:
-        failures.add(failure, pipe)
-        Lines.release(pipe, failure.project_id, failure.key)
-        pipe.execute()
-
-
-def _held(lines: Lines, requests: Sequence[PredictJob], chunk_id: str) -> list[PredictJob]:
-    held = lines.held_by(chunk_id, requests[0].project_id, [request.key for request in requests])
-    return [request for request, still in zip(requests, held, strict=True) if still]
-
-
-def _requests_of(job: Job) -> tuple[Stage, tuple[PredictJob, ...]]:
-    text = job.args[0]
-    if job.id.startswith(_deliver_id("")):
-        return "deliver", (Answer.model_validate_json(text).job,)
-    if job.id.startswith(_reply_id("")):
-        return "predict", (PredictJob.model_validate_json(text),)
-    return "predict", Chunk.model_validate_json(text).requests
-
-
-def _chunks_of(jobs: Iterable[PredictJob]) -> Iterator[Chunk]:
-    # Requests about one image together, since it is encoded once for all of them.
-    by_image: dict[tuple[str, ...], list[PredictJob]] = defaultdict(list)
-    for job in jobs:
-        by_image[job.image_uris].append(job)
-    some: list[PredictJob] = []
-    size = 0
-    for job in (job for about_one in by_image.values() for job in about_one):
-        some.append(job)
-        size += sum(map(len, job.image_uris))
-        if len(some) == CHUNK_REQUESTS or size > CHUNK_BYTES:
-            yield Chunk(requests=tuple(some))
-            some, size = [], 0
-    if some:
-        yield Chunk(requests=tuple(some))
-
-
-def _reply_id(key: str) -> str:
-    return f"{REPLY}{key}"
-
-
-def _train_id(project_id: int) -> str:
-    return f"{TRAINING_ID}{project_id}"
-
-
-def _deliver_id(key: str) -> str:
-    return f"deliver-{key}"
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

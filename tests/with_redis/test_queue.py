@@ -14,8 +14,10 @@ from tests.with_redis.conftest import answers_in, requests_in
 from workers.contract import Chunk, TrainJob
 from workers.errors import JobStopped
 from workers.failures import Failure
+from workers.given_up import on_failure
+from workers.jobs import CHUNK_REQUESTS
 from workers.notices import SKETCH_SIZE, Sketch
-from workers.queue import CHUNK_REQUESTS, Event, JobQueue, QueueFull, RedisAway, on_failure
+from workers.queue import Event, JobQueue, QueueFull, RedisAway
 from workers.redis_server import EmbeddedRedis
 
 

@@ -1,6 +1,7 @@
-"""Trainers whose course is as short as a small model needs, forked by one process that has imported torch for all.
+"""Trainers whose course is as short as a small model needs.
 
-It reads a line of JSON for each thing to be done, and answers with another:
+With a number of steps as its argument the process is one itself. Without, it forks them, so that torch is imported once
+for all: it reads a line of JSON for each thing to be done, and answers with another:
 
     {"start": {NAME: VALUE, ...}, "log": PATH, "steps": STEPS, "die": "before MODULE:NAME TIMES"}     PID
     {"wait": PID, "seconds": SECONDS}                                                  exit code, or null
@@ -130,6 +131,9 @@ def wait(pid: int, seconds: float) -> int | None:
 if __name__ == "__main__":
     assert retrain  # What RQ would import with the first job.
     torch.set_num_threads(1)
+    if len(sys.argv) > 1:
+        train(int(sys.argv[1]))
+        sys.exit()
     for line in sys.stdin:
         asked = json.loads(line)
         if "start" in asked:
