@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from workers.ahead import ImagesAhead
+from workers.at_hand import AtHand
 from workers.leased import Stop
 from workers.queue import JobQueue
 from workers.thumbnails import Thumbnails
@@ -79,28 +80,5 @@ class Bench:
     """Where pictures of answers go, if anywhere."""
 
 
-_laid_out: Bench | None = None
-
-
-def lay_out(bench: Bench) -> None:
-    """Put the tools where jobs find them; RQ gives a job nothing but its own arguments.
-
-    Args:
-        bench: The tools.
-    """
-    global _laid_out  # One process, one model.
-    _laid_out = bench
-
-
-def at_hand() -> Bench:
-    """Find the tools.
-
-    Returns:
-        What was laid out.
-
-    Raises:
-        RuntimeError: If nothing was: the job runs outside a worker of ours.
-    """
-    if _laid_out is None:
-        raise RuntimeError("no bench is laid out: start jobs with `rsrefseg-worker run`")
-    return _laid_out
+BENCH: AtHand[Bench] = AtHand("rsrefseg-worker run")
+"""One a process, as its model is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workers.at_hand import AtHand
 from workers.leased import Stop
 from workers.queue import JobQueue
 
@@ -25,28 +26,5 @@ class Desk:
     """How corrections teach; None for the course that is best known."""
 
 
-_laid_out: Desk | None = None
-
-
-def lay_out(desk: Desk) -> None:
-    """Put the tools where jobs find them; RQ gives a job nothing but its own arguments.
-
-    Args:
-        desk: The tools.
-    """
-    global _laid_out  # One process, one training.
-    _laid_out = desk
-
-
-def at_hand() -> Desk:
-    """Find the tools.
-
-    Returns:
-        What was laid out.
-
-    Raises:
-        RuntimeError: If nothing was: the job runs outside a worker of ours.
-    """
-    if _laid_out is None:
-        raise RuntimeError("no desk is laid out: start trainings with `rsrefseg-worker run --queue train`")
-    return _laid_out
+DESK: AtHand[Desk] = AtHand("rsrefseg-worker run --queue train")
+"""One a process, as its training is."""

@@ -11,7 +11,7 @@ from rq.utils import now
 from structlog.contextvars import bound_contextvars
 
 from workers import metrics, traces
-from workers.bench import Model, at_hand
+from workers.bench import BENCH, Model
 from workers.contract import Chunk, PredictJob, Refusal
 from workers.drawing import Drawn, Fetched, draw, without_image
 from workers.jobs import WORKER_DEATHS
@@ -36,7 +36,7 @@ def work(chunk_json: str) -> None:
     died = (job.retries_left or 0) < WORKER_DEATHS
     with bound_contextvars(job_id=job.id, project_id=chunk.project_id), traces.chunk(job.id, chunk):
         _time_wait(job, chunk.requests)
-        Pipeline(at_hand(), chunk, job.id, died=died).run()
+        Pipeline(BENCH.take(), chunk, job.id, died=died).run()
 
 
 def reply(job_json: str) -> str:
@@ -52,7 +52,7 @@ def reply(job_json: str) -> str:
     if rq_job := get_current_job():
         _time_wait(rq_job, (job,))
     with bound_contextvars(job_id=job.key, project_id=job.project_id, task_id=job.task_id):
-        model = at_hand().models.of(job.project_id)
+        model = BENCH.take().models.of(job.project_id)
         outcome = _drawn(model, job)
         with bound_contextvars(model_version=model.version):
             if isinstance(outcome, Refusal):
@@ -72,7 +72,7 @@ def _time_wait(job: Job, requests: Sequence[PredictJob]) -> None:
 
 
 def _drawn(model: Model, job: PredictJob) -> Drawn | Refusal:
-    bench = at_hand()
+    bench = BENCH.take()
     try:
         images, seconds = bench.images.take((job,), bench.queue.settings.predict_timeout_s)
     except Exception as exc:

@@ -31,7 +31,7 @@ from workers.alias import move_alias
 from workers.collector import Collector
 from workers.contract import Training, TrainJob
 from workers.corrections import Corrections
-from workers.desk import Desk, at_hand
+from workers.desk import DESK, Desk
 from workers.errors import AliasMoved, Interrupted, RedisAway, Superseded, WorkersError
 from workers.images import ImageFetcher
 from workers.material import Material
@@ -65,7 +65,7 @@ def retrain(job_json: str) -> None:
         raise RuntimeError("a training runs where RQ runs its job, by `rsrefseg-worker run --queue train`")
     asked = TrainJob.model_validate_json(job_json)
     with bound_contextvars(job_id=job.id, project_id=asked.project_id):
-        desk = at_hand()
+        desk = DESK.take()
         try:
             folder = RunFolder(desk.queue.settings.data, asked.project_id, number_of(desk.queue.redis, job))
             try:

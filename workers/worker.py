@@ -21,10 +21,11 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.utils import now
 
-from workers import desk, leased
+from workers import leased
 from workers.ahead import ImagesAhead
-from workers.bench import Bench, Model, lay_out
+from workers.bench import BENCH, Bench, Model
 from workers.champions import Champions
+from workers.desk import DESK, Desk
 from workers.device_use import DeviceUse
 from workers.errors import Interrupted, JobStopped, RedisAway
 from workers.images import ImageFetcher
@@ -254,7 +255,7 @@ def serve(
     champions = Champions(queue, Registry(settings.data), predictor, settings.versions_kept)
     pictures = Thumbnails(queue.redis, settings.thumbnails)
     images = ImagesAhead(ImageFetcher(settings))
-    lay_out(Bench(queue, images, champions, stop, batch_images, thumbnails=pictures))
+    BENCH.lay_out(Bench(queue, images, champions, stop, batch_images, thumbnails=pictures))
     use = DeviceUse(predictor)
     use.note()
     leased.serve(lambda: WarmWorker(queue, source, predictor.version, device, stop, pace or Pace(), use), stop)
@@ -278,7 +279,7 @@ def serve_training(
         course: How corrections teach; None for the course that is best known.
     """
     stop = Stop()
-    desk.lay_out(desk.Desk(queue, stop, torch_device, course))
+    DESK.lay_out(Desk(queue, stop, torch_device, course))
     use = DeviceUse()
     use.note()
     leased.serve(lambda: DeviceWorker(queue.train, device, stop, pace or Pace(), use), stop)

@@ -17,12 +17,16 @@ from rq.job import Job
 from rq.utils import as_text
 
 from tests.conftest import TOKEN, ImageHost
+from tests.stand_in_label_studio import StandInLabelStudio, stand_in_label_studio
 from workers.contract import Answer, Chunk, PredictJob
 from workers.queue import JobQueue, connect
 from workers.redis_server import EmbeddedRedis
 from workers.settings import Settings
 
 PATIENCE_S = 20.0
+
+CONFIG = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image" value="$expression"/>
+<BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
 
 
 def wait_for(look: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
@@ -39,6 +43,12 @@ def redis_server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
     server = EmbeddedRedis.start(tmp_path / "redis")
     yield server
     server.stop()
+
+
+@pytest.fixture
+def label_studio() -> Iterator[StandInLabelStudio]:
+    with stand_in_label_studio() as held:
+        yield held
 
 
 @pytest.fixture

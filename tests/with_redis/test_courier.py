@@ -39,12 +39,6 @@ HURRY = Patience(hold_s=5, pause_s=0.01, longest_pause_s=0.05, later_s=60, late_
 
 
 @pytest.fixture
-def label_studio() -> Iterator[StandInLabelStudio]:
-    with stand_in_label_studio() as held:
-        yield held
-
-
-@pytest.fixture
 def courier(queue: JobQueue, label_studio: StandInLabelStudio) -> Courier:
     return Courier(queue, LabelStudio(label_studio.url, KEY, timeout_s=1), HURRY)
 

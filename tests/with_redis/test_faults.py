@@ -12,18 +12,12 @@ import pytest
 from tests.factories import make_job
 from tests.faults import Spans, Storm
 from tests.fleet import WEB, Fleet
-from tests.stand_in_label_studio import StandInLabelStudio, stand_in_label_studio
+from tests.stand_in_label_studio import StandInLabelStudio
 
 HERE = Path(__file__).parent
 HURRIED_COURIER = (sys.executable, str(HERE / "courier_process.py"))
 HURRIED = Spans(redis_away=2, label_studio_away=2, late=0.8, silent=11, patience=60)
 """For processes in a hurry."""
-
-
-@pytest.fixture
-def label_studio() -> Iterator[StandInLabelStudio]:
-    with stand_in_label_studio() as held:
-        yield held
 
 
 @pytest.fixture

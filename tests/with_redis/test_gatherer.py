@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ml_backend.errors import LabelStudioAway
 from ml_backend.gatherer import Gatherer
 from ml_backend.label_studio import LabelStudio
 from ml_backend.protocol import ChangedPage
-from tests.stand_in_label_studio import KEY, StandInLabelStudio, answers, stand_in_label_studio
+from tests.stand_in_label_studio import KEY, StandInLabelStudio, answers
 from tests.with_redis.conftest import wait_for
 from workers.changes import Changes
 from workers.corrections import Corrections
@@ -53,12 +52,6 @@ with JobQueue.open(settings) as queue:
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.changes.QUIET_S", 0)
-
-
-@pytest.fixture
-def label_studio() -> Iterator[StandInLabelStudio]:
-    with stand_in_label_studio() as held:
-        yield held
 
 
 @pytest.fixture

@@ -28,27 +28,23 @@ from tests.stand_in_label_studio import (
     StandInLabelStudio,
     answers,
     hangs_up,
-    stand_in_label_studio,
 )
-from tests.with_redis.conftest import requests_in, wait_for
+from tests.with_redis.conftest import CONFIG, requests_in, wait_for
 from workers.contract import PredictJob
 from workers.queue import JobQueue
 from workers.settings import Settings
 
-CONFIG = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image" value="$expression"/>
-<BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
 VERSION = "tiny@1"
 START_S = 120.0
 """Longest that processes take to start on a machine that has other things to do."""
 
 
 @pytest.fixture
-def label_studio() -> Iterator[StandInLabelStudio]:
-    with stand_in_label_studio() as held:
-        held.config = CONFIG
-        held.tasks = set(range(1, 9))
-        held.page_limit = 3
-        yield held
+def label_studio(label_studio: StandInLabelStudio) -> StandInLabelStudio:
+    label_studio.config = CONFIG
+    label_studio.tasks = set(range(1, 9))
+    label_studio.page_limit = 3
+    return label_studio
 
 
 @pytest.fixture

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner, Result
 
 from ml_backend.cli import main
 from tests.factories import make_job
-from tests.stand_in_label_studio import StandInLabelStudio, stand_in_label_studio
+from tests.stand_in_label_studio import StandInLabelStudio
 from workers.failures import Failure
 from workers.queue import JobQueue
-
-
-@pytest.fixture
-def label_studio() -> Iterator[StandInLabelStudio]:
-    with stand_in_label_studio() as held:
-        yield held
 
 
 @pytest.fixture

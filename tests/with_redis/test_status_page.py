@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.web import create_app
 from tests.factories import make_job, make_version
 from tests.need import need_browser
-from tests.stand_in_label_studio import KEY, StandInLabelStudio, stand_in_label_studio
-from tests.with_redis.conftest import WorkerProcess, requests_in, wait_for
+from tests.stand_in_label_studio import KEY, StandInLabelStudio
+from tests.with_redis.conftest import CONFIG, WorkerProcess, requests_in, wait_for
 from workers.contract import PredictJob
 from workers.failures import Failure
 from workers.queue import JobQueue
@@ -32,16 +32,13 @@ from workers.registry import Comparison, Registry, Verdict
 from workers.settings import Settings
 from workers.thumbnails import Caption, Thumbnails, draw_thumbnail, new_name
 
-CONFIG = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image" value="$expression"/>
-<BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
 HOSTILE = "<script>alert(1)</script>"
 
 
 @pytest.fixture
-def label_studio() -> Iterator[StandInLabelStudio]:
-    with stand_in_label_studio() as held:
-        held.config, held.tasks = CONFIG, set(range(1, 9))
-        yield held
+def label_studio(label_studio: StandInLabelStudio) -> StandInLabelStudio:
+    label_studio.config, label_studio.tasks = CONFIG, set(range(1, 9))
+    return label_studio
 
 
 @pytest.fixture

@@ -26,11 +26,11 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.web import create_app
 from tests.factories import make_image_uri, make_job
 from tests.loopback import serving
-from tests.stand_in_label_studio import KEY, StandInLabelStudio, stand_in_label_studio
-from tests.with_redis.conftest import answers_in, wait_for
-from workers import bench, traces
+from tests.stand_in_label_studio import KEY, StandInLabelStudio
+from tests.with_redis.conftest import CONFIG, answers_in, wait_for
+from workers import traces
 from workers.ahead import ImagesAhead
-from workers.bench import Bench, lay_out
+from workers.bench import BENCH, Bench
 from workers.champions import Champions
 from workers.device_use import DeviceUse
 from workers.images import ImageFetcher
@@ -43,16 +43,13 @@ from workers.simulated import SimulatedPredictor
 from workers.spans import Spans
 from workers.worker import WarmWorker
 
-CONFIG = """<View><Image name="image" value="$image"/><TextArea name="prompt" toName="image" value="$expression"/>
-<BrushLabels name="tag" toName="image"><Label value="target"/></BrushLabels></View>"""
 WORKER_STAGES = {"queue", "fetch", "encode", "masks"}
 
 
 @pytest.fixture
-def label_studio() -> Iterator[StandInLabelStudio]:
-    with stand_in_label_studio() as held:
-        held.config, held.tasks = CONFIG, set(range(1, 9))
-        yield held
+def label_studio(label_studio: StandInLabelStudio) -> StandInLabelStudio:
+    label_studio.config, label_studio.tasks = CONFIG, set(range(1, 9))
+    return label_studio
 
 
 @pytest.fixture
@@ -74,7 +71,7 @@ def client(queue: JobQueue) -> FlaskClient:
 
 @pytest.fixture(autouse=True)
 def _no_bench_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_laid_out", None)
+    monkeypatch.setattr(BENCH, "_tools", None)
 
 
 @contextmanager
@@ -104,7 +101,7 @@ def work_off(queue: JobQueue) -> None:
     stop = Stop()
     images = ImagesAhead(ImageFetcher(queue.settings))
     champions = Champions(queue, Registry(queue.settings.data), model, 1)
-    lay_out(Bench(queue, images, champions, stop, batch_images=4))
+    BENCH.lay_out(Bench(queue, images, champions, stop, batch_images=4))
     with handlers_as_before():
         WarmWorker(queue, queue.gpu, model.version, "cpu", stop, Pace(), DeviceUse(model)).work(burst=True)
 

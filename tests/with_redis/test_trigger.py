@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -14,7 +13,7 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.new_corrections import NewCorrections
 from ml_backend.protocol import START_TRAINING
 from ml_backend.trigger import Trigger
-from tests.stand_in_label_studio import KEY, StandInLabelStudio, stand_in_label_studio
+from tests.stand_in_label_studio import KEY, StandInLabelStudio
 from tests.with_redis.conftest import wait_for
 from tests.with_redis.test_gatherer import annotation
 from workers.changes import TRAINING_EVENT, Changes
@@ -39,10 +38,9 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def label_studio() -> Iterator[StandInLabelStudio]:
-    with stand_in_label_studio() as held:
-        held.tasks = set(range(1, 9))
-        yield held
+def label_studio(label_studio: StandInLabelStudio) -> StandInLabelStudio:
+    label_studio.tasks = set(range(1, 9))
+    return label_studio
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ from structlog.contextvars import get_contextvars
 
 from rsrefseg.errors import BadRequest
 from tests.factories import make_job
-from workers import bench
 from workers.ahead import ImagesAhead
-from workers.bench import Bench
+from workers.bench import BENCH, Bench
 from workers.contract import Answer, Chunk, PredictJob, Refusal
 from workers.errors import ImageAway, ImageRefused, JobStopped, NoRoom
 from workers.failures import Failure
@@ -125,7 +124,7 @@ class Room:
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     room = Room()
-    monkeypatch.setattr(bench, "_laid_out", room.bench)
+    monkeypatch.setattr(BENCH, "_tools", room.bench)
     return room
 
 
@@ -324,7 +323,7 @@ def test_an_interactive_asker_is_told_the_trouble_and_the_list_is_spared(
 
 def test_a_job_outside_a_worker_says_where_it_belongs() -> None:
     with pytest.raises(RuntimeError, match="rsrefseg-worker run"):
-        bench.at_hand()
+        BENCH.take()
     with pytest.raises(RuntimeError, match="rsrefseg-worker run"):
         work(Chunk(requests=(make_job(),)).model_dump_json())
 

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from workers import retrain
 from workers.contract import Training, TrainJob
-from workers.desk import Desk, at_hand
+from workers.desk import DESK, Desk
 from workers.leased import Stop
 from workers.registry import Comparison, Registry, Verdict, Version
 from workers.retrain import Ended, _Retraining
@@ -168,7 +168,7 @@ def test_a_rollback_between_the_look_at_the_champion_and_the_move_is_not_overrid
 
 def test_outside_of_a_trainer_there_is_no_desk() -> None:
     with pytest.raises(RuntimeError, match="--queue train"):
-        at_hand()
+        DESK.take()
 
 
 def test_a_trainer_is_busy_while_it_learns_and_not_while_it_collects(case: Case) -> None:
