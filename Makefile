@@ -6,6 +6,7 @@
 #   make lint                         format, rules, types, walls
 #   make audit [MUST=1]              ask whether a pin has a known vulnerability; MUST=1 fails where nobody can be asked
 #   make site                         the documentation, into site/; refuses links that lead nowhere
+#   make pictures [ONLY=demo]         the documentation's pictures, from the demos in a browser; half an hour
 #   make train-tiny [INSTANCES=dir]   train the shipped weights again, into OUT=run-tiny; hours, and resumable
 #   make setup                        only the environments
 # VENV=path puts the environment elsewhere; Label Studio's and the torch-free one stand beside it.
@@ -21,7 +22,7 @@ export LABEL_STUDIO_COMMAND = $(abspath $(LABEL_STUDIO_VENV)/bin/label-studio)
 export BACKEND_PYTHON = $(abspath $(BACKEND_VENV)/bin/python)
 
 .DEFAULT_GOAL = help
-.PHONY: audit help setup demo demo-loop test bench lint site train-tiny browser
+.PHONY: audit help setup demo demo-loop test bench lint site pictures train-tiny browser
 
 help:
 	@sed -n '1,/^$$/s/^#   //p' Makefile
@@ -39,7 +40,7 @@ ifdef ONLY
 	$(VENV)/bin/python -m pytest $(ONLY)
 else
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/unit tests/contracts
-	$(VENV)/bin/python -m pytest tests/with_redis tests/with_label_studio
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup --durations 15 tests/with_label_studio tests/with_redis
 endif
 
 bench: $(VENV)/.ready
@@ -53,6 +54,9 @@ lint: $(VENV)/.ready
 
 site: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
+
+pictures: setup browser
+	PYTHONPATH=. $(VENV)/bin/python docs/pictures.py $(ONLY)
 
 audit: $(VENV)/.ready
 	$(VENV)/bin/python .ci/audit.py $(if $(MUST),--must)

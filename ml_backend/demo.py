@@ -98,6 +98,7 @@ class Demo:
         self._console.print(f"{len(project.tasks())} tasks, {seconds:.0f} s from the command to this table\n")
         server = stage.server
         self._console.print(f"Label Studio  {server.url}/projects/{project.id}/data", highlight=False)
+        self._console.print(f"status page   {stage.url}/", highlight=False)
         self._console.print(f"user          {server.username}", highlight=False)
         self._console.print(f"password      {server.password}", highlight=False)
 

@@ -225,6 +225,7 @@ class DemoLoop:
             project.fill(samples, folder)
             project.connect(stage.queue, stage.url)
             self._say(f"Label Studio  {stage.server.url}/projects/{project.id}/data")
+            self._say(f"status page   {stage.url}/")
             self._say(f"user {stage.server.username}, password {stage.server.password}")
             errands = [Errand.of(task, folder, masks) for task in project.tasks()]
             self._prelabel(stage, project)

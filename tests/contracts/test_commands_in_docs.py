@@ -58,10 +58,11 @@ HOW: dict[str, Here | By | Loads | NotRun] = {
     r"make demo( .*)?$": By(
         f"{STUDIO}/test_demo.py::test_once_prelabels_the_users_own_images_and_ends_well", words=("demo", "--once")
     ),
-    r"make demo-loop": NotRun(
-        "its training takes minutes; its parts are run by tests/unit/ml_backend/test_demo_loop.py"
+    r"make demo-loop": By(
+        f"{STUDIO}/test_demo_loop.py::test_the_loop_is_closed_on_a_users_own_images", words=("demo-loop", "--once")
     ),
     r"make (test|lint|setup|site|audit)": CONTINUOUS,
+    r"make pictures": NotRun("it is the demos with a browser beside them, for half an hour"),
     r"make bench": NotRun("it measures, for minutes to hours"),
     r"rsrefseg segment .*--checkpoint": By(f"{SHOWN}::test_an_image_is_asked_with_a_checkpoint_of_ones_own"),
     r"rsrefseg segment scene.png": Here(leaves="masks/*.png"),
