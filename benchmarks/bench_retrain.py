@@ -8,6 +8,7 @@ Studio. One training for each number of corrections, each from the base, in a pr
 from __future__ import annotations
 
 import csv
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -158,7 +159,8 @@ def measure(corrections: Sequence[int], measured: int, scenes: int) -> dict[int,
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "scenes"
         write_samples(folder, scenes, SIDE, SEED, names=SHORTHAND)
-        with serving(folder) as url, fleet.Fleet.gather(Path(name), url, "of-nobody") as ours:
+        cores = str(len(os.sched_getaffinity(0)))  # As torch takes by itself; other fleets keep to one.
+        with serving(folder) as url, fleet.Fleet.gather(Path(name), url, "of-nobody", OMP_NUM_THREADS=cores) as ours:
             ours.start(*fleet.WORKER, "--gpus", "cpu", "--queue", "train")
             ours.wait_for(ours.queue.train, 1)
             for project_id, count in enumerate(corrections, start=1):
@@ -186,6 +188,7 @@ def main(corrections: tuple[int, ...], held_out: int, scenes: int, quick: bool) 
             found = getattr(one.verdict, name, None)
             figures |= {f"{name}_before_{count}": found and round(found.before, 2)}
             figures |= {f"{name}_after_{count}": found and round(found.after, 2)}
+            figures |= {f"{name}_gain_{count}": found and round(found.after - found.before, 2)}
             compared.append(f"{found.before:.1f} to {found.after:.1f}" if found else "-")
         seconds = (f"{one.by_stage[stage]:.1f}" for stage in STAGES)
         table.add_row(str(count), f"{one.seconds:.1f}", *seconds, *compared, one.ended.stage)

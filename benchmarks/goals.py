@@ -32,8 +32,8 @@ GOALS: dict[str, dict[str, str]] = {
     },
     "retrain": {
         **{f"seconds_{count}": "<= 600" for count in (50, 60)},
-        **{f"held_out_after_{count}": "higher" for count in (50, 60)},
-        **{f"anchor_after_{count}": "higher" for count in (50, 60)},
+        **{f"held_out_gain_{count}": ">= 10" for count in (50, 60)},
+        **{f"anchor_gain_{count}": ">= -2" for count in (50, 60)},
         **{f"promoted_{count}": ">= 1" for count in (50, 60)},
     },
     "rle": {"encode_speedup": ">= 5", "decode_speedup": ">= 50", "identical": ">= 1"},

@@ -91,7 +91,7 @@ class Fleet:
             **settings,
         }
         others = {name: value for name, value in os.environ.items() if not name.startswith(("RSREFSEG_", "REDIS_"))}
-        self.environ = others | ours | {"OMP_NUM_THREADS": "1"}
+        self.environ = others | {"OMP_NUM_THREADS": "1"} | ours
         self.web_url = f"http://127.0.0.1:{port}"
         self.directory = directory
         self.redis = redis
