@@ -4,17 +4,21 @@
     runs/PROJECT/NUMBER/run.json    what the training settled on, and how it ended
     runs/PROJECT/NUMBER/...         features, weights and answers, until the end
 
+    runs/PROJECT.lock           held for the moment of taking
+
 A later take renames the folder to its own number. So one that was stopped for so long that its job was given to another
 finds its folder gone, whenever it wakes, and leaves; and it never takes over what a later one has.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import AwareDatetime, ValidationError
@@ -31,6 +35,9 @@ FOLDER = "runs"
 """Below the data directory."""
 
 TAKEN, RUN = "taken", "run.json"
+
+LOCK_S = 5.0
+"""Longest that a take waits for another that is about to take, in seconds: that one may be stopped, and never go on."""
 
 _NUMBER = """
 -- KEYS: RQ's jobs that are at work; ARGV: the runs of our job by its worker, as RQ calls them
@@ -107,18 +114,19 @@ class RunFolder:
             Superseded: If a later take is there.
         """
         self._home.mkdir(parents=True, exist_ok=True)
-        while not self.held():
-            former = max(self._taken(), key=_number, default=None)
-            if former is None:
-                self._appear()
-            elif _number(former) > _number(self.path):
-                raise Superseded
-            else:
-                with suppress(FileNotFoundError):  # Yet another was faster.
-                    former.rename(self.path)
-        for other in self._home.iterdir():
-            if other != self.path and _number(other) < _number(self.path):
-                shutil.rmtree(other, ignore_errors=True)
+        with self._alone():
+            while not self.held():
+                former = max(self._taken(), key=_number, default=None)
+                if former is None:
+                    self._appear()
+                elif _number(former) > _number(self.path):
+                    raise Superseded
+                else:
+                    with suppress(FileNotFoundError):  # One that was stopped too long was faster.
+                        former.rename(self.path)
+            for other in self._home.iterdir():
+                if other != self.path and _number(other) < _number(self.path):
+                    shutil.rmtree(other, ignore_errors=True)
         run = self.run()
         if run is not None and run.asked_at == asked_at:
             return run
@@ -181,6 +189,21 @@ class RunFolder:
         if not self.held():
             shutil.rmtree(self.path, ignore_errors=True)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # Nobody else takes meanwhile: a folder that is renamed while others are listed may be missing under both names.
+        with self._home.with_name(f"{self._home.name}.lock").open("w") as file:
+            until = time.monotonic() + LOCK_S
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    if time.monotonic() < until:
+                        time.sleep(0.01)
+                        continue
+                break
+            yield
+
     def _taken(self) -> Iterator[Path]:
         return (path.parent for path in self._home.glob(f"[0-9]*/{TAKEN}"))
 
@@ -188,10 +211,7 @@ class RunFolder:
         partial = self._home / f".{self.path.name}.{secrets.token_hex(4)}"
         partial.mkdir()
         (partial / TAKEN).touch()
-        try:
-            partial.rename(self.path)
-        except OSError as exc:
-            raise Superseded from exc
+        partial.rename(self.path)
 
 
 def _number(folder: Path) -> int:
