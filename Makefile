@@ -40,7 +40,7 @@ ifdef ONLY
 	$(VENV)/bin/python -m pytest $(ONLY)
 else
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/unit tests/contracts
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup --durations 15 tests/with_label_studio tests/with_redis
+	$(VENV)/bin/python -m pytest --numprocesses 2 --durations 15 tests/with_label_studio tests/with_redis
 endif
 
 bench: $(VENV)/.ready

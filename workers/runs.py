@@ -3,8 +3,7 @@
     runs/PROJECT/NUMBER/taken       there is one such folder, and its number is that of the take which has the training
     runs/PROJECT/NUMBER/run.json    what the training settled on, and how it ended
     runs/PROJECT/NUMBER/...         features, weights and answers, until the end
-
-    runs/PROJECT.lock           held for the moment of taking
+    runs/PROJECT.lock               held for the moment of taking
 
 A later take renames the folder to its own number. So one that was stopped for so long that its job was given to another
 finds its folder gone, whenever it wakes, and leaves; and it never takes over what a later one has.

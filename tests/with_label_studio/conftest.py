@@ -34,13 +34,6 @@ SHELF_CONFIG = """<View>
 </View>"""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests, one of them has all of these, and so the only Label Studio."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("label-studio"))
-
-
 def wait_for(look: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
     """What `look` sees, once it sees something."""
     deadline = time.monotonic() + timeout_s
