@@ -200,7 +200,7 @@ class _Retraining:
 
     def _learn(self, parent: Predictor, material: Material) -> Path:
         recipe = self._course.recipe(len(material.new) + len(material.older))
-        self._say(stage="learning", steps=recipe.steps)
+        self._say(stage="learning", done=0, of=0, steps=recipe.steps)
         lesson = material.lesson(parent, self._folder.path / "seen", self._desk.device, self._course.mixture)
         lesson.prepare(recipe.steps, self._go_on)
 

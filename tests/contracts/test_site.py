@@ -50,6 +50,14 @@ def test_links_of_the_repository_lead_somewhere_in_it(page: Path):
         assert ":" in target or (page.parent / target).exists(), target
 
 
+def test_every_picture_is_shown_and_can_be_made_anew():
+    pages = "".join(page.read_text() for page in [Path("README.md"), *Path("docs").rglob("*.md")])
+    pictures = {picture.name for picture in Path("docs").glob("*.jpg")}
+    made = set(re.findall(r'keep\("([\w-]+\.jpg)"', Path("docs/pictures.py").read_text()))
+    assert pictures <= made
+    assert all(f"{picture})" in pages for picture in pictures)
+
+
 def test_decisions_are_numbered_without_gaps_and_are_all_in_the_menu():
     pages = sorted(page.name for page in Path("docs/decisions").glob("*.md"))
     assert [int(page.split("-")[0]) for page in pages] == list(range(1, len(pages) + 1))
