@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page
 
-from ml_backend.brush import decode
+from ml_backend.demo_loop import drawn
 from ml_backend.demo_project import image_at
 from ml_backend.regions import iou
 from tests.with_label_studio.browser import ARTIFACTS, logged_in, on_screen
@@ -130,19 +130,6 @@ def running(command: str, data: Path) -> Iterator[Demo]:
         process.wait(timeout=120)
 
 
-def answer_of(page: Page, path: str) -> Any:
-    """Ask Label Studio's API as whoever is logged in.
-
-    Args:
-        page: The browser.
-        path: Below the server's address.
-
-    Returns:
-        The answer's JSON.
-    """
-    return page.request.get(f"{page.url.split('/', 3)[0]}//{page.url.split('/', 3)[2]}{path}").json()
-
-
 def tasks_of(page: Page, demo: Demo) -> list[dict[str, Any]]:
     """List a project's tasks.
 
@@ -153,27 +140,24 @@ def tasks_of(page: Page, demo: Demo) -> list[dict[str, Any]]:
     Returns:
         Each with its data, annotations and predictions.
     """
-    listed = answer_of(page, f"/api/tasks?project={demo.project_id}&page_size=500&fields=all")
+    listed = page.request.get(f"{demo.url}/api/tasks?project={demo.project_id}&page_size=500&fields=all").json()
     return sorted(listed["tasks"], key=lambda task: int(task["id"]))
 
 
-def mask_of(page: Page, task_id: int, size_hw: tuple[int, ...]) -> np.ndarray:
+def mask_of(page: Page, demo: Demo, task_id: int, size_hw: tuple[int, ...]) -> np.ndarray:
     """Read what the newest prediction of a task shows.
 
     Args:
         page: The browser.
+        demo: Whose project.
         task_id: The task.
         size_hw: Of its image.
 
     Returns:
         (h, w) bool.
     """
-    mask = np.zeros(size_hw, bool)
-    shown = answer_of(page, f"/api/predictions?task={task_id}")
-    for region in max(shown, key=lambda one: int(one["id"]))["result"] if shown else []:
-        if "rle" in region["value"]:
-            mask |= decode(region["value"]["rle"], (size_hw[0], size_hw[1]))
-    return mask
+    shown = page.request.get(f"{demo.url}/api/predictions?task={task_id}").json()
+    return drawn(max(shown, key=lambda one: int(one["id"]))["result"] if shown else [], size_hw)
 
 
 def truth_of(task: dict[str, Any], folder: Path) -> np.ndarray:
@@ -265,7 +249,7 @@ def demo() -> None:
         page.get_by_text("Predictions: 12").wait_for()
         page.wait_for_timeout(3000)  # thumbnails
         keep("data-manager.jpg", page.screenshot())
-        strays = {task["id"]: _stray(page, task, site.data / "demo/scenes") for task in tasks_of(page, site)}
+        strays = {task["id"]: _stray(page, site, task, site.data / "demo/scenes") for task in tasks_of(page, site)}
         task_id, stray = max(strays.items(), key=lambda item: np.count_nonzero(item[1]))
         if not stray.any():
             raise click.ClickException("no mask has anything to wipe away: take other scenes")
@@ -285,10 +269,10 @@ def demo() -> None:
         keep("status-page.jpg", desk, page.screenshot(), width=1280)
 
 
-def _stray(page: Page, task: dict[str, Any], folder: Path) -> np.ndarray:
+def _stray(page: Page, site: Demo, task: dict[str, Any], folder: Path) -> np.ndarray:
     # What was drawn far from a right mask that was found; nothing where that was missed.
     truth = truth_of(task, folder)
-    mask = mask_of(page, task["id"], truth.shape)
+    mask = mask_of(page, site, task["id"], truth.shape)
     near = cv2.dilate(truth.astype(np.uint8), np.ones((2 * STRAY_PIXELS + 1,) * 2, np.uint8)) > 0
     found = truth.any() and (mask & truth).sum() > 0.8 * truth.sum()
     return mask & ~near if found else np.zeros_like(truth)
@@ -308,7 +292,7 @@ def loop() -> None:
         before, shots = {}, {}
         left = [task for task in tasks_of(page, site) if not task["total_annotations"]]
         for task in left:
-            before[task["id"]] = mask_of(page, task["id"], truth_of(task, folder).shape)
+            before[task["id"]] = mask_of(page, site, task["id"], truth_of(task, folder).shape)
             open_task(page, site, task["id"])
             shots[task["id"]] = _shot_of_image(page)
         site.wait_for(r"The loop is closed", LOOP_LIMIT_S)
@@ -318,7 +302,9 @@ def loop() -> None:
         gains = {}
         for task in left:
             truth = truth_of(task, folder)
-            gains[task["id"]] = iou(mask_of(page, task["id"], truth.shape), truth) - iou(before[task["id"]], truth)
+            gains[task["id"]] = iou(mask_of(page, site, task["id"], truth.shape), truth) - iou(
+                before[task["id"]], truth
+            )
         best = max(gains, key=lambda task_id: gains[task_id])
         shares = np.array(list(gains.values()))
         click.echo(f"{len(gains)} tasks that nobody annotated: IoU {shares.mean():+.2f} on average,")

@@ -179,7 +179,7 @@ class Annotators:
         if shown:
             began = max(shown, key=lambda prediction: int(prediction["id"]))
             result = began["result"]
-        right = iou(_drawn(result, truth.shape), truth) >= ACCEPTED_IOU
+        right = iou(drawn(result, truth.shape), truth) >= ACCEPTED_IOU
         if not right:
             result = [_region(truth)]
         sent = {"result": result, "parent_prediction": began and began["id"], "lead_time": 8.0}
@@ -353,7 +353,16 @@ def _enough(samples: Sequence[Sample], folder: Path) -> list[Sample]:
     return [sample for sample in samples if sample in wanted]
 
 
-def _drawn(result: Sequence[dict[str, Any]], size_hw: tuple[int, ...]) -> np.ndarray:
+def drawn(result: Sequence[dict[str, Any]], size_hw: tuple[int, ...]) -> np.ndarray:
+    """Lay the brush regions of a prediction over each other.
+
+    Args:
+        result: Its regions, as Label Studio holds them.
+        size_hw: Of the image.
+
+    Returns:
+        (h, w) bool.
+    """
     mask = np.zeros(size_hw, bool)
     for region in result:
         mask |= brush.decode(region["value"]["rle"], (size_hw[0], size_hw[1]))
