@@ -254,13 +254,14 @@ class TextEncoder(nn.Module):
         """Encode expressions.
 
         Args:
-            token_ids: n tensors (t_i,) int64, unpadded, end token included.
+            token_ids: n tensors (t_i,) int64, unpadded, end token included; on any device.
 
         Returns:
             Features padded to the longest, equal to encoding each alone.
         """
-        lengths = torch.tensor([len(ids) for ids in token_ids], device=token_ids[0].device)
-        ids = pad_sequence(list(token_ids), batch_first=True)  # (n, t)
+        device = self.tower.positional_embedding.device
+        lengths = torch.tensor([len(ids) for ids in token_ids], device=device)
+        ids = pad_sequence(list(token_ids), batch_first=True).to(device)  # (n, t)
         n, t = ids.shape
         valid = torch.arange(t, device=ids.device)[None] < lengths[:, None]  # (n, t)
         x = self.tower.token_embedding(ids) + self.tower.positional_embedding[:t]  # (n, t, width)

@@ -19,7 +19,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import cv2
 import numpy as np
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -69,6 +71,18 @@ STRETCHED = frozenset({"road", "river"})
 
 
 @dataclass(frozen=True)
+class Extent:
+    """Where an object lies in its image, and how much of it is seen."""
+
+    x: float
+    """Centre in [0, 1], from the left."""
+    y: float
+    """Centre in [0, 1], from the top."""
+    area: int
+    """In pixels."""
+
+
+@dataclass(frozen=True)
 class Thing:
     """One object in an image: what an expression can talk about."""
 
@@ -78,6 +92,13 @@ class Thing:
     """(h, w) bool, the visible pixels only."""
     colour: str | None = None
     """A plain colour word where the object has one colour, else None."""
+
+    @cached_property
+    def extent(self) -> Extent:
+        """Measured once; the mask must not be empty."""
+        moments = cv2.moments(np.ascontiguousarray(self.mask).view(np.uint8), binaryImage=True)
+        area, (h, w) = moments["m00"], self.mask.shape
+        return Extent(x=(moments["m10"] / area + 0.5) / w, y=(moments["m01"] / area + 0.5) / h, area=round(area))
 
 
 @dataclass(frozen=True)
@@ -93,15 +114,6 @@ class Referral:
     """What any wording of it says: the class, and after it what singles out: ("ship", "nearest", "bridge")."""
 
 
-@dataclass(frozen=True)
-class _Shape:
-    x: float
-    """Centre in [0, 1], from the left."""
-    y: float
-    """Centre in [0, 1], from the top."""
-    area: int
-
-
 def plural(noun: str) -> str:
     """Form the plural of a class word.
 
@@ -115,12 +127,6 @@ def plural(noun: str) -> str:
     ('storage tanks', 'aircraft', 'bridges')
     """
     return _PLURALS.get(noun, noun + "s")
-
-
-def _shape(mask: np.ndarray) -> _Shape:
-    rows, columns = np.nonzero(mask)
-    h, w = mask.shape
-    return _Shape(x=float(columns.mean() + 0.5) / w, y=float(rows.mean() + 0.5) / h, area=len(rows))
 
 
 class Grammar:
@@ -147,7 +153,7 @@ class Grammar:
         self._names = names
         self._vocabulary = vocabulary
         self._rng = rng
-        self._shapes = [_shape(thing.mask) for thing in things]
+        self._extents = [thing.extent for thing in things]
         self._members: dict[str, list[int]] = defaultdict(list)
         for index, thing in enumerate(things):
             self._members[thing.category].append(index)
@@ -225,8 +231,8 @@ class Grammar:
             return []
         said = []
         noun = self._noun(category)
-        left = {i: self._shapes[i].x for i in members}
-        top = {i: self._shapes[i].y for i in members}
+        left = {i: self._extents[i].x for i in members}
+        top = {i: self._extents[i].y for i in members}
         right, bottom = {i: -x for i, x in left.items()}, {i: -y for i, y in top.items()}
         for side, words, distance in (
             ("left", ("leftmost {}", "{} on the far left", "{} on the left", "left {}"), left),
@@ -245,7 +251,7 @@ class Grammar:
             ("bottom right", 1, 1),
             ("centre", 0.5, 0.5),
         ):
-            near = {i: float(np.hypot(self._shapes[i].x - x, self._shapes[i].y - y)) for i in members}
+            near = {i: float(np.hypot(self._extents[i].x - x, self._extents[i].y - y)) for i in members}
             winner = self._clear_least(near, margin=2 * self.MARGIN)
             if winner is None or near[winner] > (0.2 if name == "centre" else 0.42):
                 continue
@@ -274,13 +280,13 @@ class Grammar:
         ])
         said = [Referral(wording, tuple(members), "plural", (category,))]
         for side, inside in (
-            ("on the left", [i for i in members if self._shapes[i].x < 0.5]),
-            ("on the right", [i for i in members if self._shapes[i].x >= 0.5]),
-            ("at the top", [i for i in members if self._shapes[i].y < 0.5]),
-            ("at the bottom", [i for i in members if self._shapes[i].y >= 0.5]),
+            ("on the left", [i for i in members if self._extents[i].x < 0.5]),
+            ("on the right", [i for i in members if self._extents[i].x >= 0.5]),
+            ("at the top", [i for i in members if self._extents[i].y < 0.5]),
+            ("at the bottom", [i for i in members if self._extents[i].y >= 0.5]),
         ):
             axis = "x" if side.startswith("on") else "y"
-            undecided = any(abs(getattr(self._shapes[i], axis) - 0.5) < self.MARGIN for i in members)
+            undecided = any(abs(getattr(self._extents[i], axis) - 0.5) < self.MARGIN for i in members)
             if 2 <= len(inside) < len(members) and not undecided:
                 wording = f"{self._pick(['all ', 'the '])}{nouns} {side}"
                 said.append(Referral(wording, tuple(inside), "plural", (category, "all " + side)))
@@ -304,12 +310,12 @@ class Grammar:
         if not 2 <= len(members) <= 12 or category in STRETCHED:
             return []
         noun = self._noun(category)
-        ranked = sorted(members, key=lambda i: self._shapes[i].area)
+        ranked = sorted(members, key=lambda i: self._extents[i].area)
         said = []
-        if self._shapes[ranked[-1]].area > 1.4 * self._shapes[ranked[-2]].area:
+        if self._extents[ranked[-1]].area > 1.4 * self._extents[ranked[-2]].area:
             wording = f"the {self._pick(['largest', 'biggest'])} {noun}"
             said.append(Referral(wording, (ranked[-1],), "size", (category, "largest")))
-        if 1.4 * self._shapes[ranked[0]].area < self._shapes[ranked[1]].area:
+        if 1.4 * self._extents[ranked[0]].area < self._extents[ranked[1]].area:
             wording = f"the {self._pick(['smallest', 'tiniest'])} {noun}"
             said.append(Referral(wording, (ranked[0],), "size", (category, "smallest")))
         return said
@@ -321,8 +327,8 @@ class Grammar:
         for other, landmarks in self._members.items():
             if other == category or len(landmarks) != 1 or other in STRETCHED:
                 continue
-            mark = self._shapes[landmarks[0]]
-            near = {i: float(np.hypot(self._shapes[i].x - mark.x, self._shapes[i].y - mark.y)) for i in members}
+            mark = self._extents[landmarks[0]]
+            near = {i: float(np.hypot(self._extents[i].x - mark.x, self._extents[i].y - mark.y)) for i in members}
             winner = self._clear_least(near, margin=2 * self.MARGIN)
             if winner is not None:
                 words = self._pick(["nearest the", "closest to the", "nearest to the", "next to the"])

@@ -74,21 +74,21 @@ def alignment_loss(matched: Tensor, classes: Tensor, looked_for: Tensor) -> Tens
 
     Args:
         matched: (b, k, g, g) logits.
-        classes: (b, s, s) int64, positions in the k classes; -1 for none of them, below that for unknown.
+        classes: (b, s, s) int64, positions in the k classes; -1 for none of them, below that for unknown; not coarser
+            than the cells.
         looked_for: (b, k) bool, whether the image's source labels the class.
 
     Returns:
         Scalar: cross-entropy, cells with an object counting `RARE` times.
     """
     grid = (matched.shape[2], matched.shape[3])
-    coarse = classes[:, ::4, ::4]  # finer than the cells, and a sixteenth of the work
-    one_hot = functional.one_hot(coarse.clamp(min=-1) + 1, matched.shape[1] + 1)[..., 1:].permute(0, 3, 1, 2).float()
+    one_hot = functional.one_hot(classes.clamp(min=-1) + 1, matched.shape[1] + 1)[..., 1:].permute(0, 3, 1, 2).float()
     there = touched(one_hot, grid)  # (b, k, g, g)
     nothing = (1 - there.sum(1, keepdim=True)).clamp(min=0)  # (b, 1, g, g)
     truth = torch.cat([nothing, there], dim=1) / (nothing + there.sum(1, keepdim=True))
     logits = matched.masked_fill(~looked_for[:, :, None, None], -1e4)
     logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)  # (b, 1 + k, g, g)
-    known = functional.adaptive_avg_pool2d((coarse >= -1).float()[:, None], grid)[:, 0]
+    known = functional.adaptive_avg_pool2d((classes >= -1).float()[:, None], grid)[:, 0]
     weight = known * (1 + (RARE - 1) * (1 - truth[:, 0]))
     return (weight * functional.cross_entropy(logits, truth, reduction="none")).sum() / weight.sum().clamp(min=1)
 

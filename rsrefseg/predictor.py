@@ -15,6 +15,7 @@ from torch.nn import functional
 from rsrefseg import checkpoint
 from rsrefseg.cache import FeatureCache
 from rsrefseg.calibration import UNCALIBRATED, Calibration
+from rsrefseg.device import device_named
 from rsrefseg.errors import BadCheckpoint, BadImage, CannotCompile, MissingWeights, UnknownPreset
 from rsrefseg.features import BOTTOM_RIGHT, INSIDE, NOT_A_POINT, OUTSIDE, TOP_LEFT, ImageFeatures, PointPrompts
 from rsrefseg.model import Decoded, RSRefSeg
@@ -88,12 +89,12 @@ class Predictor:
         self.calibration = calibration
         self.dtype = dtype_named(dtype)
         lower(model, self.dtype)
-        self.model = model.to(device).eval()
+        self.device = device_named(device)
+        self.model = model.to(self.device).eval()
         if compile:
             self.model.image_encoder.compile()
         self.version = self.base_version = version
         """What draws, and what it is loaded over: the same unless this one was made by `with_heads`."""
-        self.device = torch.device(device)
         self.cache = FeatureCache(cache_bytes)
         self.tokenizer = tokenizer or tokenizer_for(model.preset.text, None)
 

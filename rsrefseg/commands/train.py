@@ -99,11 +99,13 @@ def train(
     On several GPUs: torchrun --nproc-per-node 8 -m rsrefseg train --device cuda ...
     """
     from rsrefseg.datasets import read_benchmark
+    from rsrefseg.device import device_named
     from rsrefseg.lessons import FromSamples, usable
     from rsrefseg.train import Recipe, Team, Trainer, starting_model
     from rsrefseg.train import train as run
 
     _begin_run(threads)
+    device_named(device)
     team = Team.from_torchrun(device)
     model, tokenizer, words = starting_model(preset, start, foundation)
     lesson = FromSamples(
@@ -152,6 +154,13 @@ def train(
     show_default=True,
     help="Share of the curriculum's steps.",
 )
+@click.option(
+    "--wide", type=click.IntRange(1), default=1, show_default=True, help="Times as many images in a step: for a GPU."
+)
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="If not the recipe's.")
+@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that prepare images.")
+@click.option("--score-every", type=click.IntRange(1), default=1000, show_default=True, help="Steps between scores.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 def train_tiny(
     out: Path,
     resume: bool,
@@ -159,6 +168,11 @@ def train_tiny(
     scene_count: int,
     instances: Path | None,
     pace: float,
+    wide: int,
+    learning_rate: float | None,
+    workers: int,
+    score_every: int,
+    device: str,
     seed: int,
     threads: int | None,
 ) -> None:
@@ -169,7 +183,8 @@ def train_tiny(
     import torch
 
     from rsrefseg import checkpoint
-    from rsrefseg.datasets import DrawnScenes, read_coco_instances
+    from rsrefseg.datasets import KeptImages, drawn_scenes, read_coco_instances
+    from rsrefseg.device import device_named
     from rsrefseg.lessons import Curriculum, FromScratch
     from rsrefseg.model import RSRefSeg
     from rsrefseg.presets import TINY
@@ -177,19 +192,26 @@ def train_tiny(
     from rsrefseg.train import train as run
 
     _begin_run(threads)
-    size = TINY.image_size
-    drawn = DrawnScenes(out / "scenes", 0, scene_count, SCENE_SIZE)
+    there = device_named(device)
+    torch.set_float32_matmul_precision("high")
+    drawn = drawn_scenes(out / "scenes", 0, scene_count, SCENE_SIZE, workers)
     held_out: dict[str, Any] = {
-        "scenes": DrawnScenes(out / "held-out", HELD_OUT_SEED, min(100, scene_count), SCENE_SIZE)
+        "scenes": drawn_scenes(out / "held-out", HELD_OUT_SEED, min(100, scene_count), SCENE_SIZE, workers)
     }
     sources: list[tuple[Any, float]] = [(drawn, 1.0)]
     if instances:
-        sources = [(drawn, 0.75), ([one.resized(size) for one in read_coco_instances(instances, "train")], 0.25)]
-        held_out["instances"] = [one.resized(size) for one in read_coco_instances(instances, "dev")]
-    curriculum = (Curriculum().going_on() if start else Curriculum()).at(pace)
+        size = TINY.image_size
+        photographs, held_out["instances"] = (
+            [one.resized(size) for one in read_coco_instances(instances, split)] for split in ("train", "dev")
+        )
+        described = {"folder": str(instances), "count": len(photographs), "size": size}
+        kept = KeptImages.keep(out / "photographs", described, len(photographs), size, photographs)
+        sources = [(drawn, 0.75), (kept, 0.25)]
+    curriculum = (Curriculum().going_on() if start else Curriculum()).at(pace).wide(wide)
     torch.manual_seed(seed)
     model = checkpoint.load(start) if start else RSRefSeg(TINY)
-    lesson = FromScratch(curriculum, sources, held_out, model.preset.text.positions, seed)
-    recipe = replace(TINY_RECIPE, steps=curriculum.steps, seed=seed)
-    trainer = Trainer(model.to(memory_format=torch.channels_last), recipe, lesson, out)
-    _end_run(run(trainer, out, resume=resume), out)
+    lesson = FromScratch(curriculum, sources, held_out, model.preset.text.positions, seed, workers)
+    rate = learning_rate or TINY_RECIPE.learning_rate
+    recipe = replace(TINY_RECIPE, steps=curriculum.steps, seed=seed, learning_rate=rate)
+    trainer = Trainer(model.to(there).to(memory_format=torch.channels_last), recipe, lesson, out)
+    _end_run(run(trainer, out, resume=resume, score_every=score_every), out)

@@ -2,8 +2,8 @@
 
 from rsrefseg.datasets.benchmarks import BENCHMARKS, read_benchmark
 from rsrefseg.datasets.coco_instances import read_coco_instances, read_instance_rows
-from rsrefseg.datasets.drawn import DrawnScenes
 from rsrefseg.datasets.grammar_samples import grammar_samples
+from rsrefseg.datasets.kept import KeptImages, drawn_scenes
 from rsrefseg.datasets.labelled import LabelledImage
 from rsrefseg.datasets.referring import Batch, ReferringBatches
 from rsrefseg.datasets.sample import CorruptRow, MaskFile, Regions, Sample
@@ -12,12 +12,13 @@ __all__ = [
     "BENCHMARKS",
     "Batch",
     "CorruptRow",
-    "DrawnScenes",
+    "KeptImages",
     "LabelledImage",
     "MaskFile",
     "ReferringBatches",
     "Regions",
     "Sample",
+    "drawn_scenes",
     "grammar_samples",
     "read_benchmark",
     "read_coco_instances",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +23,9 @@ CLASSES = tuple(SYNONYMS)
 BACKGROUND, UNKNOWN = -1, -2
 """Pixels of no class, and pixels that nobody should be asked about."""
 
+
+WHOLE = 240
+"""The share of a pixel that is covered wholly: 15 for each of the 16 pixels that make it."""
 
 CELL = 16
 """Side of a cell, in pixels of the images."""
@@ -46,12 +49,17 @@ class Traits(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """b images with n expressions about them; masks at a quarter of the images' side, as the model draws them."""
+    """b images with n expressions about them; masks at a quarter of the images' side, as the model draws them.
+
+    Nearly all of it in bytes, since it passes between processes.
+    """
 
     images: Tensor
-    """(b, 3, s, s) float in [0, 1]."""
-    token_ids: list[Tensor]
-    """n tensors (t_i,) int64."""
+    """(b, 3, s, s) uint8 RGB."""
+    tokens: Tensor
+    """(t,) int64: those of the n expressions, and of a wording for each of the k classes, one after the other."""
+    lengths: list[int]
+    """n + k of them."""
     image_index: Tensor
     """(n,) int64."""
     drawn: Tensor
@@ -61,19 +69,47 @@ class Batch(NamedTuple):
     said: Tensor
     """(m,) bool: whether the words are read at all, or only the pointing."""
     drawn_masks: Tensor
-    """(m, s/4, s/4) float: what is to be drawn, which pointing narrows."""
+    """(m, s/4, s/4) uint8, in parts of `WHOLE`: what is to be drawn, which pointing narrows."""
     gt_masks: Tensor
-    """(n, s/4, s/4) float: the share of each pixel that the expression names."""
+    """(n, s/4, s/4) uint8, in parts of `WHOLE`: the share of each pixel that the expression names."""
     counted: Tensor
-    """(b, s/4, s/4) float, 0 where a cut-off object makes the truth unknown."""
+    """(b, s/4, s/4) bool, false where a cut-off object makes the truth unknown."""
     classes: Tensor
-    """(b, s, s) int64: the position in `CLASSES`, BACKGROUND or UNKNOWN."""
+    """(b, s/4, s/4) int8, of every fourth pixel: the position in `CLASSES`, BACKGROUND or UNKNOWN."""
     looked_for: Tensor
     """(b, k) bool: whether the image's source labels that class at all."""
     traits: Traits
     """Of the objects in the b images."""
-    class_token_ids: list[Tensor]
-    """k tensors (t_i,) int64: a wording for each class."""
+
+    @property
+    def token_ids(self) -> Sequence[Tensor]:
+        """Those of the expressions: n tensors (t_i,) int64."""
+        said: tuple[Tensor, ...] = self.tokens.split(self.lengths)
+        return said[: len(self.image_index)]
+
+    @property
+    def class_token_ids(self) -> Sequence[Tensor]:
+        """Those of a wording for each class: k tensors (t_i,) int64."""
+        said: tuple[Tensor, ...] = self.tokens.split(self.lengths)
+        return said[len(self.image_index) :]
+
+    def to(self, device: torch.device) -> Batch:
+        """Bring it to where the model is.
+
+        Args:
+            device: Which.
+
+        Returns:
+            The same batch; its tokens stay where they are, since the text tower pads them first.
+        """
+        moved: Batch = _moved(self, device)
+        return moved._replace(tokens=self.tokens)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    if isinstance(part, Tensor):
+        return part.to(device, non_blocking=True)
+    return type(part)(*(_moved(one, device) for one in part)) if hasattr(part, "_fields") else part
 
 
 def _cut(
@@ -96,24 +132,24 @@ def _cut(
 
 def _recoloured(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     # Light, contrast, tint and sharpness change mildly enough that a red roof stays red.
-    x: np.ndarray = image.astype(np.float32) / 255
-    x = x ** rng.uniform(0.75, 1.35)
-    x = (x - 0.5) * rng.uniform(0.75, 1.25) + 0.5 + rng.uniform(-0.1, 0.1)
-    x = x * rng.uniform(0.92, 1.08, size=3).astype(np.float32)
+    levels = np.linspace(0, 1, 256, dtype=np.float32) ** rng.uniform(0.75, 1.35)
+    levels = (levels - 0.5) * rng.uniform(0.75, 1.25) + 0.5 + rng.uniform(-0.1, 0.1)
+    table = (levels[:, None] * rng.uniform(0.92, 1.08, size=3)).astype(np.float32)  # (256, 3)
+    x: np.ndarray = cv2.LUT(image, table[None])  # (s, s, 3)
     if rng.random() < 0.15:
         x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.2))
     if rng.random() < 0.3:
         x = x + rng.normal(0, rng.uniform(0.005, 0.03), size=x.shape).astype(np.float32)
-    return np.clip(x, 0, 1)
+    return np.clip(255 * x + 0.5, 0, 255).astype(np.uint8)
 
 
 class ReferringBatches:
-    """An endless stream of batches from several sources.
+    """Batches from several sources, by their numbers.
 
     Args:
         sources: Labelled square images, and the share of each source in a batch.
         tokenizer: Words to ids.
-        seed: Of every choice; the same seed gives the same stream.
+        seed: Of every choice; the same seed and number give the same batch.
         images_per_batch: b.
         expressions_per_image: Most expressions about one image.
         drawn_per_image: To how many of them a mask belongs.
@@ -135,23 +171,18 @@ class ReferringBatches:
         self._expressions = expressions_per_image
         self._drawn = drawn_per_image
 
-    def stream(self, first_step: int, size: int, zoom: tuple[float, float]) -> Iterator[Batch]:
-        """Yield batches from a step on, so that a resumed run sees what the unbroken one would have seen.
+    def batch(self, number: int, size: int, zoom: tuple[float, float]) -> Batch:
+        """Make a batch.
 
         Args:
-            first_step: Number of the first batch.
+            number: Which; a resumed run sees what the unbroken one would have seen.
             size: Side s of the images, in pixels.
             zoom: Smallest and largest share of a side to cut out.
 
-        Yields:
-            One batch a step.
+        Returns:
+            The batch.
         """
-        step = first_step
-        while True:
-            yield self._batch(np.random.default_rng((self._seed, step)), size, zoom)
-            step += 1
-
-    def _batch(self, rng: np.random.Generator, size: int, zoom: tuple[float, float]) -> Batch:
+        rng = np.random.default_rng((self._seed, number))
         shares = np.array([share for _, share in self._sources])
         images: list[np.ndarray] = []
         token_ids: list[Tensor] = []
@@ -177,13 +208,15 @@ class ReferringBatches:
                 index.append(len(images))
                 gt_masks.append(_quartered(union(things, referral.indices, unknown.shape)))
             images.append(_recoloured(cut.image, rng))
-            counted.append((_quartered(unknown) == 0).astype(np.float32))
+            counted.append(_quartered(unknown) == 0)
             classes.append(_class_map(cut, unknown))
             looked_for.append(np.isin(CLASSES, scene.vocabulary))
             traits.append(_traits(things, size // CELL))
+        token_ids += [self._tokenizer(class_words(name, rng)) for name in CLASSES]
         return Batch(
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-            token_ids,
+            torch.cat(token_ids),
+            [len(ids) for ids in token_ids],
             torch.tensor(index, dtype=torch.long),
             torch.tensor(drawn, dtype=torch.long),
             PointPrompts(
@@ -193,13 +226,12 @@ class ReferringBatches:
             torch.tensor([one.said for one in gestures], dtype=torch.bool),
             torch.from_numpy(np.stack([_quartered(one.mask) for one in gestures]))
             if gestures
-            else torch.zeros(0, size // 4, size // 4),
+            else torch.zeros(0, size // 4, size // 4, dtype=torch.uint8),
             torch.from_numpy(np.stack(gt_masks)),
             torch.from_numpy(np.stack(counted)),
             torch.from_numpy(np.stack(classes)),
             torch.from_numpy(np.stack(looked_for)),
             Traits(*(torch.stack(parts) for parts in zip(*traits, strict=True))),
-            [self._tokenizer(class_words(name, rng)) for name in CLASSES],
         )
 
     @staticmethod
@@ -254,7 +286,9 @@ def misspelt(expression: str, rng: np.random.Generator) -> str:
 
 def _quartered(mask: np.ndarray) -> np.ndarray:
     h, w = mask.shape
-    shares: np.ndarray = cv2.resize(mask.astype(np.float32), (w // 4, h // 4), interpolation=cv2.INTER_AREA)
+    shares: np.ndarray = cv2.resize(
+        mask.view(np.uint8) * np.uint8(WHOLE), (w // 4, h // 4), interpolation=cv2.INTER_AREA
+    )
     return shares
 
 
@@ -267,9 +301,8 @@ def _traits(things: Sequence[Thing], grid: int) -> Traits:
         share = cv2.resize(thing.mask.astype(np.float32), (grid, grid), interpolation=cv2.INTER_AREA)
         number[share > shares] = place
         shares = np.maximum(shares, share)
-        rows, columns = np.nonzero(thing.mask)
-        known[place, :2] = (columns.mean() + 0.5) / thing.mask.shape[1], (rows.mean() + 0.5) / thing.mask.shape[0]
-        known[place, 2] = np.log(len(rows) / CELL**2) / 2
+        known[place, :2] = thing.extent.x, thing.extent.y
+        known[place, 2] = np.log(thing.extent.area / CELL**2) / 2
         known[place, 3] = COLOURS.index(thing.colour) if thing.colour in COLOURS else -1
         known[place, 4] = thing.category not in STRETCHED
     number[shares < SHOWN] = -1
@@ -280,9 +313,9 @@ def _traits(things: Sequence[Thing], grid: int) -> Traits:
 
 
 def _class_map(cut: LabelledImage, unknown: np.ndarray) -> np.ndarray:
-    table = np.array([BACKGROUND, *(CLASSES.index(c) if c in CLASSES else BACKGROUND for c in cut.categories)])
-    classes: np.ndarray = table[cut.ids]
-    classes[unknown] = UNKNOWN
+    table = np.array([BACKGROUND, *(CLASSES.index(c) if c in CLASSES else BACKGROUND for c in cut.categories)], np.int8)
+    classes: np.ndarray = table[cut.ids[::4, ::4]]
+    classes[unknown[::4, ::4]] = UNKNOWN
     return classes
 
 

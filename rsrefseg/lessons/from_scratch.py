@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
 from rsrefseg.datasets import Batch, LabelledImage, ReferringBatches
-from rsrefseg.datasets.referring import CLASSES, class_words, misspelt
+from rsrefseg.datasets.referring import CLASSES, WHOLE, class_words, misspelt
 from rsrefseg.encoders import FactorisedEmbedding
 from rsrefseg.evaluate import Evaluation, evaluate
 from rsrefseg.expressions import Grammar, Thing
@@ -52,7 +55,7 @@ class Curriculum:
         Phase(steps=2500, size=256, zoom=(0.3, 0.75), images=12, expressions=8, drawn=0),
         Phase(steps=6500, size=256, zoom=(0.3, 0.8), images=12, expressions=8, drawn=3),
         Phase(steps=1500, size=448, zoom=(0.45, 0.9), images=6, expressions=20, drawn=4),
-        Phase(steps=1500, size=704, zoom=(0.7, 1.0), images=3, expressions=20, drawn=5),
+        Phase(steps=1500, size=768, zoom=(0.75, 1.0), images=3, expressions=20, drawn=5),
     )
     word_steps: int = 1200
     """Steps of the text tower alone, before the first phase; at 0 the words stay as they are."""
@@ -83,6 +86,29 @@ class Curriculum:
         phases = tuple(replace(phase, steps=max(1, round(phase.steps * pace))) for phase in self.phases)
         return replace(self, phases=phases, word_steps=max(min(1, self.word_steps), round(self.word_steps * pace)))
 
+    def wide(self, times: int) -> Curriculum:
+        """Learn from more images in each step, as a GPU can.
+
+        Args:
+            times: As many images in a batch.
+
+        Returns:
+            The same phases otherwise.
+        """
+        return replace(self, phases=tuple(replace(phase, images=times * phase.images) for phase in self.phases))
+
+    def phase_of(self, step: int) -> Phase:
+        """Look up what a step belongs to.
+
+        Args:
+            step: From 0, below `steps`.
+
+        Returns:
+            Its phase.
+        """
+        ends = accumulate(phase.steps for phase in self.phases)
+        return next(phase for phase, end in zip(self.phases, ends, strict=True) if step < end)
+
     def going_on(self) -> Curriculum:
         """Leave out what a model knows that was taught all this before.
 
@@ -94,6 +120,40 @@ class Curriculum:
         return replace(self, phases=phases, word_steps=0)
 
 
+class _Steps(Dataset[Batch]):
+    """What each step of a curriculum learns from; other processes get a copy."""
+
+    def __init__(
+        self,
+        curriculum: Curriculum,
+        sources: Sequence[tuple[Sequence[LabelledImage], float]],
+        positions: int,
+        seed: int,
+    ) -> None:
+        self._curriculum = curriculum
+        self._sources = sources
+        self._positions = positions
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._curriculum.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        phase = self._curriculum.phase_of(step)
+        batches = ReferringBatches(
+            self._sources, self._tokenizer, self._seed, phase.images, phase.expressions, phase.drawn
+        )
+        return batches.batch(step, phase.size, phase.zoom)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer(self._positions)
+
+
+def _begin_worker(_number: int) -> None:
+    cv2.setNumThreads(1)  # as torch does by itself: the others need the processors too
+
+
 class FromScratch:
     """Teach the towers to agree on classes, to find what expressions single out, and to draw it.
 
@@ -103,6 +163,7 @@ class FromScratch:
         held_out: Images to score on, by name.
         positions: Longest expression in tokens.
         seed: Of every choice.
+        workers: Processes that prepare batches while this one learns; with 0 it prepares them itself.
     """
 
     def __init__(
@@ -112,12 +173,15 @@ class FromScratch:
         held_out: Mapping[str, Sequence[LabelledImage]],
         positions: int,
         seed: int,
+        workers: int = 0,
     ) -> None:
         self._curriculum = curriculum
         self._sources = sources
         self._held_out = held_out
         self._tokenizer = Tokenizer(positions)
         self._seed = seed
+        self._workers = workers
+        self._steps = _Steps(curriculum, sources, positions, seed)
 
     def begin(self, model: RSRefSeg) -> None:
         """Teach the text tower what expressions mean, before any image: the class, and what singles out.
@@ -129,9 +193,13 @@ class FromScratch:
         Args:
             model: Changed in place; the classes that it tells apart already keep their directions.
         """
+        if self._curriculum.word_steps:
+            device = next(model.parameters()).device
+            self._teach_words(model.cpu())  # a minute's work of one small tower
+            model.to(device)
+
+    def _teach_words(self, model: RSRefSeg) -> None:
         steps = self._curriculum.word_steps
-        if not steps:
-            return
         rng = np.random.default_rng(self._seed)
         corpus = [(self._tokenizer(words), meaning) for words, meaning in self._said(rng)]
         tower = model.text_encoder.train()
@@ -184,21 +252,16 @@ class FromScratch:
         Yields:
             Images with expressions about them.
         """
-        begun = 0
-        for phase in self._curriculum.phases:
-            if first < begun + phase.steps:
-                batches = ReferringBatches(
-                    self._sources, self._tokenizer, self._seed, phase.images, phase.expressions, phase.drawn
-                )
-                start = max(first, begun)
-                stream = batches.stream(start, phase.size, phase.zoom)
-                # A thread prepares the next batch while this one computes; a forked process may hang under OpenMP.
-                with ThreadPoolExecutor(1) as ahead:
-                    coming = ahead.submit(next, stream)
-                    for _ in range(start, begun + phase.steps):
-                        batch, coming = coming.result(), ahead.submit(next, stream)
-                        yield batch
-            begun += phase.steps
+        # A forked process may hang under OpenMP, so workers are started afresh.
+        yield from DataLoader(
+            self._steps,
+            batch_size=None,
+            sampler=range(first, self._curriculum.steps),
+            num_workers=self._workers,
+            multiprocessing_context="spawn" if self._workers else None,
+            worker_init_fn=_begin_worker,
+            pin_memory=torch.cuda.is_available(),
+        )
 
     def loss(self, model: RSRefSeg, batch: Batch) -> Tensor:
         """Add up what is owed: the class of every cell and pixel, traits, what each expression finds, the masks.
@@ -211,24 +274,26 @@ class FromScratch:
             Scalar.
         """
         owed = self._curriculum
-        image = model.encode_image(batch.images.contiguous(memory_format=torch.channels_last))
+        batch = batch.to(next(model.parameters()).device)
+        gt_masks, drawn_masks = batch.gt_masks / WHOLE, batch.drawn_masks / WHOLE
+        image = model.encode_image((batch.images / 255).contiguous(memory_format=torch.channels_last))
         text = model.encode_text([*batch.class_token_ids, *batch.token_ids])
         named = len(batch.class_token_ids)
         matched = model.prompter.match(image.clip, text.pooled[:named]).float()  # (b, k, g, g)
-        loss = owed.alignment * alignment_loss(matched, batch.classes, batch.looked_for)
+        loss = owed.alignment * alignment_loss(matched, batch.classes.long(), batch.looked_for)
         finest = model.prompter.match_finest(image.quarter, text.pooled[:named])  # (b, k, s/4, s/4)
-        loss = loss + owed.finest * alignment_loss(finest, batch.classes, batch.looked_for)
+        loss = loss + owed.finest * alignment_loss(finest, batch.classes.long(), batch.looked_for)
         loss = loss + owed.traits * traits_loss(image.traits, batch.traits)
         found = model.prompter.find(image, text.pooled[named:], batch.image_index)  # (n, g, g)
-        counted = batch.counted[batch.image_index]
-        loss = loss + owed.finding * finding_loss(found, batch.gt_masks, counted)
+        counted = batch.counted[batch.image_index].float()
+        loss = loss + owed.finding * finding_loss(found, gt_masks, counted)
         if len(batch.drawn) == 0:
             return loss
         asked = TextFeatures(*(part[named:][batch.drawn] for part in text))
         about, counted = batch.image_index[batch.drawn], counted[batch.drawn]
         meant = said_or_alike(asked, batch.said, image.clip, about, batch.pointed)
         decoded = model.decode(image, meant, about, pointed=batch.pointed)
-        return loss + drawing_loss(decoded, batch.drawn_masks, counted, bce=owed.bce, dice=owed.dice, iou=owed.iou)
+        return loss + drawing_loss(decoded, drawn_masks, counted, bce=owed.bce, dice=owed.dice, iou=owed.iou)
 
     def score(self, predictor: Predictor) -> dict[str, Evaluation]:
         """Ask about the images that are held out.

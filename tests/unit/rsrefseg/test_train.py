@@ -91,6 +91,21 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(lesson, request, 
             torch.testing.assert_close(found.state_dict()[name], value, atol=1e-6, rtol=1e-5)
 
 
+def test_who_prepares_batches_does_not_change_them():
+    here, elsewhere = (FromScratch(QUICK, [(squares(), 1.0)], {}, 32, seed=3, workers=n).batches(1) for n in (0, 1))
+    for one, same in zip(here, elsewhere, strict=True):
+        assert torch.equal(one.images, same.images)
+        assert torch.equal(one.gt_masks, same.gt_masks)
+        assert torch.equal(one.tokens, same.tokens)
+
+
+def test_a_wider_curriculum_has_more_images_in_as_many_steps():
+    wide = QUICK.wide(3)
+    assert wide.steps == QUICK.steps
+    assert [wide.phase_of(step).images for step in (0, 1, 2, 5)] == [12] * 4
+    assert [wide.phase_of(step).drawn for step in (0, 1, 2, 5)] == [0, 0, 2, 2]
+
+
 def test_training_from_scratch_teaches(small, tmp_path):
     curriculum = Curriculum(phases=(Phase(160, 128, (0.95, 1.0), 4, 4, 2),), word_steps=60)
     trainer = scratch_trainer(small, tmp_path, curriculum, warmup_steps=10, learning_rate=2e-3, ema_decay=0.9)
@@ -158,7 +173,7 @@ def test_in_the_shipped_weights_they_still_do():
 
 def test_who_goes_on_from_trained_weights_keeps_their_words_and_sees_large_images_only(small):
     going_on = Curriculum().going_on()
-    assert [phase.size for phase in going_on.phases] == [448, 704]
+    assert [phase.size for phase in going_on.phases] == [448, 768]
     assert going_on.at(0.001).word_steps == 0
     model = RSRefSeg(small)
     before = {name: value.clone() for name, value in model.state_dict().items()}

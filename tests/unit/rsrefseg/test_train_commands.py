@@ -1,12 +1,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from rsrefseg import checkpoint
 from rsrefseg.cli import main
 from rsrefseg.model import RSRefSeg
+from rsrefseg.pictures import write_image
 from tests.unit.rsrefseg import benchmark_folders as folders
 
 
@@ -82,9 +84,21 @@ def test_a_checkpoint_of_another_preset_is_not_started_from(root, small_checkpoi
     assert "--preset tiny" in refused.output
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:", "tpu"])
+@pytest.mark.parametrize("command", ["train-tiny", "segment"])
+def test_a_device_that_is_not_there_is_refused_in_a_sentence(command, device, tmp_path):
+    image = write_image(tmp_path / "image.png", np.zeros((8, 8, 3), np.uint8))
+    words = ("--out", tmp_path / "run") if command == "train-tiny" else (image, "the ship")
+    refused = ran(command, *words, "--device", device)
+    assert refused.exit_code == 1
+    assert device in refused.output
+    assert "cpu" in refused.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_tiny_is_trained_from_nothing_in_one_command(tmp_path):
     photographs = folders.instances(tmp_path / "photographs", "train", "dev")
-    hurried = ("--scenes", 2, "--pace", 0.0003, "--threads", 1)
+    hurried = ("--scenes", 2, "--pace", 0.0003, "--threads", 1, "--workers", 0)
     done = ran("train-tiny", "--out", tmp_path / "run", "--instances", photographs, *hurried)
     assert done.exit_code == 0, done.output
     assert "scenes: " in done.output
