@@ -38,6 +38,9 @@ class Course:
     """Beyond it more corrections are each seen less often: a training ends in minutes."""
     learning_rate: float = 3e-4
     text_rate: float = 1.0
+    word_rate: float = 20.0
+    """Of the table of words, as a share of that of the text tower. A word that the base never read says nothing, and
+    AdamW's steps are no longer than their rate: at the tower's own, a new word never comes as far as those known."""
     warmup_steps: int = 20
     floor: float = 0.02
     weight_decay: float = 0.02
@@ -62,6 +65,7 @@ class Course:
             steps=steps,
             learning_rate=self.learning_rate,
             text_rate=self.text_rate,
+            word_rate=self.word_rate,
             warmup_steps=min(self.warmup_steps, steps // 2),
             floor=self.floor,
             weight_decay=self.weight_decay,

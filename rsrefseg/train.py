@@ -57,6 +57,8 @@ class Recipe:
     """Share of the learning rate that the cosine falls to."""
     text_rate: float = 1.0
     """Learning rate of the text tower, as a share of that of the rest."""
+    word_rate: float = 1.0
+    """And of its table of words, as a share of that of the tower."""
     weight_decay: float = 0.05
     gradient_norm: float | None = None
     """Gradients longer than this are shortened to it; None leaves them."""
@@ -188,6 +190,7 @@ class Trainer:
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self._learnt.items():
             share = recipe.text_rate if name.startswith("text_encoder.") else 1.0
+            share *= recipe.word_rate if "token_embedding.table" in name else 1.0
             groups[share, recipe.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         self._optimiser = torch.optim.AdamW(
             [{"params": group, "weight_decay": decay, "share": share} for (share, decay), group in groups.items()],

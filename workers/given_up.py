@@ -50,12 +50,7 @@ def on_failure(
         log.error("a job of another version failed", extra={"failed_job": job.id})
         return
     move: Move = "annotator" if stopped else "ours"
-    if stopped:
-        reason = "It was stopped by hand; retrieve predictions again to ask anew."
-    elif kind is AbandonedJobError:
-        reason = f"{WORKER_DEATHS + 1} workers died over it, most likely for want of memory."
-    else:
-        reason = f"Something of ours broke; the log names it {job.id}."
+    reason = _reason(kind, job, "workers") + (" Retrieve predictions again to ask anew." if stopped else "")
     if stage == "predict":
         lines = Lines(connection, queue_of(GPU, connection), queue_of(LABEL_STUDIO, connection), 0)
         requests = tuple(lines.still_held(requests, job.id))
@@ -70,13 +65,16 @@ def _record_training(notices: NoticeBoard, job: Job, kind: type[BaseException]) 
     training = notices.trainings().get(project_id)
     if training is None:
         return
-    if issubclass(kind, JobStopped):
-        reason = "It was stopped by hand."
-    elif kind is AbandonedJobError:
-        reason = f"{WORKER_DEATHS + 1} trainers died over it, most likely for want of memory."
-    else:
-        reason = f"Something of ours broke; the log names it {job.id}."
+    reason = _reason(kind, job, "trainers")
     notices.keep_training(training.model_copy(update={"stage": "failed", "reason": reason, "at": now()}))
+
+
+def _reason(kind: type[BaseException], job: Job, processes: str) -> str:
+    if issubclass(kind, JobStopped):
+        return "It was stopped by hand."
+    if kind is AbandonedJobError:
+        return f"{WORKER_DEATHS + 1} {processes} died over it, most likely for want of memory."
+    return f"Something of ours broke; the log names it {job.id}."
 
 
 def record(redis: Redis, failures: FailureList, failure: Failure) -> None:

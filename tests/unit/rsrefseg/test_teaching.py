@@ -7,7 +7,7 @@ import torch
 from rsrefseg.calibration import UNCALIBRATED
 from rsrefseg.datasets import Sample
 from rsrefseg.gate import Contest, judge
-from rsrefseg.heads import head_names
+from rsrefseg.heads import head_names, teach_heads, with_own_heads
 from rsrefseg.lessons import FromCorrections
 from rsrefseg.model import RSRefSeg
 from rsrefseg.predictor import Predictor
@@ -15,6 +15,7 @@ from rsrefseg.results import Result, ResultFile
 from rsrefseg.seen import SeenFeatures
 from rsrefseg.teaching import Course, calibrated, compete, teach
 from rsrefseg.tokenizer import tokenizer_for
+from rsrefseg.train import Trainer
 from tests.unit.rsrefseg.test_from_corrections import sample, some
 
 COURSE = Course(least_steps=60, learning_rate=3e-3, text_rate=1.0, ema_decay=0.8)
@@ -62,6 +63,19 @@ def test_a_share_of_what_was_learnt_lies_that_far_from_the_parent(predictor, les
     for name, value in predictor.model.state_dict().items():
         assert torch.allclose(blended[name].float(), (value.float() + learnt[name].float()) / 2, atol=2e-3), name
     assert any(not torch.equal(blended[name], value) for name, value in predictor.model.state_dict().items())
+
+
+def test_the_table_of_words_goes_farther_in_a_step_than_the_rest_of_its_tower(predictor, lessons, tmp_path):
+    lesson = FromCorrections(lessons[0], [], [], SeenFeatures(predictor, tmp_path / "seen"), predictor.tokenizer)
+    recipe = Course(learning_rate=1e-4, word_rate=10, weight_decay=0, warmup_steps=0).recipe(1)
+    lesson.prepare(1)
+    model = with_own_heads(predictor.model)
+    teach_heads(model)
+    Trainer(model, recipe, lesson, tmp_path, base="base").learn([next(lesson.batches(0))])
+    before = predictor.model.text_encoder.state_dict()
+    moved = {name: float((value - before[name]).abs().max()) for name, value in model.text_encoder.state_dict().items()}
+    assert moved.pop("tower.token_embedding.table.weight") == pytest.approx(1e-3, rel=0.01)
+    assert max(moved.values()) == pytest.approx(1e-4, rel=0.01)
 
 
 def shuffled(masks: list[np.ndarray]) -> list[np.ndarray]:
