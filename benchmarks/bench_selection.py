@@ -54,7 +54,7 @@ ARMS = ("selected", "random")
 def main(
     pool: int, held_out: int, a_round: int, rounds: int, seeds: int, device: str, threads: int, quick: bool
 ) -> None:
-    """Draw both curves, whoever wins."""
+    """Draw both curves, and say what either cost the anchor, whoever wins."""
     torch.set_num_threads(threads)
     if quick:
         pool, held_out, a_round, rounds, seeds = 12, 4, 4, 1, 1
@@ -63,15 +63,17 @@ def main(
     before = score(base, unseen)
     began = time.perf_counter()
     curves: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
+    kept: dict[str, list[float]] = {arm: [] for arm in ARMS}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        anchor: list[Sample] = []
+        anchor, of_anchor = list[Sample](), tasks[:2]
         course = Course()
         if quick:
             course = replace(course, least_steps=2, most_steps=2)
         else:
             draw_anchor(folder / "anchor")
-            anchor = read_anchor(folder / "anchor", "train")
+            anchor, of_anchor = (read_anchor(folder / "anchor", split) for split in ("train", "test"))
+        known = score(base, of_anchor)
         for seed in range(seeds):
             for arm in ARMS:
                 curves[arm].append([before])
@@ -82,16 +84,18 @@ def main(
                     run = folder / f"{seed}-{arm}-{turn}"
                     model = taught(base, course, chosen, anchor, SeenFeatures(base, folder / "seen"), run, seed)
                     curves[arm][-1].append(score(model, unseen))
+                kept[arm].append(score(model, of_anchor))
     means = {arm: [round(fmean(points), 2) for points in zip(*curves[arm], strict=True)] for arm in ARMS}
     table = Table("corrections", *(f"{arm}, mIoU" for arm in ARMS))
     for turn in range(rounds + 1):
         table.add_row(str(turn * a_round), *(f"{means[arm][turn]:.1f}" for arm in ARMS))
     Console().print(table)
-    figures = {f"{arm}_miou": means[arm] for arm in ARMS} | {
-        "gain_over_random": round(means["selected"][-1] - means["random"][-1], 2)
-    }
+    costs = {f"{arm}_anchor_gain": round(fmean(kept[arm]) - known, 2) for arm in ARMS}
+    figures = {f"{arm}_miou": means[arm] for arm in ARMS} | costs
+    figures["gain_over_random"] = round(means["selected"][-1] - means["random"][-1], 2)
     details = {
         "curves": curves,
+        "anchor": {"before": known, "after": kept},
         "corrections": [turn * a_round for turn in range(rounds + 1)],
         "pool": pool,
         "held_out_samples": len(unseen),

@@ -49,7 +49,7 @@ GOALS: dict[str, dict[str, str]] = {
         "tasks_per_s": "higher",
         "speedup_over_official": ">= 1",
     },
-    "selection": {"gain_over_random": "higher"},
+    "selection": {"gain_over_random": "higher", "selected_anchor_gain": ">= -2", "random_anchor_gain": ">= -2"},
     "soak": {
         **_PEOPLE_BESIDE_BULK,
         "trained": ">= 1",
