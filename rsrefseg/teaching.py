@@ -37,10 +37,11 @@ class Course:
     most_steps: int = 200
     """Beyond it more corrections are each seen less often: a training ends in minutes."""
     learning_rate: float = 3e-4
-    text_rate: float = 1.0
-    word_rate: float = 20.0
-    """Of the table of words, as a share of that of the text tower. A word that the base never read says nothing, and
-    AdamW's steps are no longer than their rate: at the tower's own, a new word never comes as far as those known."""
+    text_rate: float = 0.3
+    """Of the text tower, which knows its language already."""
+    word_rate: float = 60.0
+    """Of words that it hardly knows. Their rows of its table say next to nothing, and AdamW's steps are no longer than
+    their rate: at the tower's own, a new word never comes as far as those known."""
     warmup_steps: int = 20
     floor: float = 0.02
     weight_decay: float = 0.02

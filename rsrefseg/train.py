@@ -38,6 +38,9 @@ from rsrefseg.towers import PairedImageEncoder
 
 log = logging.getLogger(__name__)
 
+KNOWN = 0.25
+"""A row of the table of words at least so long, of the longest, is of a word that the text tower was taught."""
+
 STATE, LOG, CURVES = "training.pt", "log.csv", "curves.png"
 
 
@@ -58,7 +61,7 @@ class Recipe:
     text_rate: float = 1.0
     """Learning rate of the text tower, as a share of that of the rest."""
     word_rate: float = 1.0
-    """And of its table of words, as a share of that of the tower."""
+    """And of the words that it hardly knows, as a share of that of the tower."""
     weight_decay: float = 0.05
     gradient_norm: float | None = None
     """Gradients longer than this are shortened to it; None leaves them."""
@@ -187,16 +190,22 @@ class Trainer:
             model.prompter = nn.SyncBatchNorm.convert_sync_batchnorm(model.prompter)
         self._learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._average: dict[str, Tensor] | None = None
+        self._words: nn.Parameter | None = None
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self._learnt.items():
             share = recipe.text_rate if name.startswith("text_encoder.") else 1.0
-            share *= recipe.word_rate if "token_embedding.table" in name else 1.0
+            if name.endswith("token_embedding.table.weight"):
+                share *= recipe.word_rate
+                self._words = parameter
             groups[share, recipe.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         self._optimiser = torch.optim.AdamW(
             [{"params": group, "weight_decay": decay, "share": share} for (share, decay), group in groups.items()],
             lr=recipe.learning_rate,
             fused=True,
         )
+        if self._words is not None:
+            lengths = self._words.detach().norm(dim=1)
+            self._known_words = (lengths > KNOWN * lengths.max()).nonzero()[:, 0]
         self.step = 0
         self.best: float | None = None
         """The highest mean of the held-out sets' mIoU so far, in percent."""
@@ -241,11 +250,21 @@ class Trainer:
         self.team.average([*gradients, total])
         if self.recipe.gradient_norm is not None:
             nn.utils.clip_grad_norm_(list(self._learnt.values()), self.recipe.gradient_norm)
-        self._optimiser.step()
+        self._take_step()
         self._optimiser.zero_grad(set_to_none=True)
         self._follow()
         self.step += 1
         return float(total)
+
+    @torch.no_grad()
+    def _take_step(self) -> None:
+        # A table has one rate for the optimiser: known words go back most of the way.
+        if self._words is None or self.recipe.word_rate == 1:
+            self._optimiser.step()
+            return
+        before = self._words[self._known_words]
+        self._optimiser.step()
+        self._words[self._known_words] = before.lerp(self._words[self._known_words], 1 / self.recipe.word_rate)
 
     @torch.no_grad()
     def _follow(self) -> None:
