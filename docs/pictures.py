@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -126,7 +125,7 @@ def running(command: str, data: Path) -> Iterator[Demo]:
         demo.wait_for(r"password +(?P<password>\S+)")
         yield demo
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # a shell has its background jobs ignore SIGINT
         process.wait(timeout=120)
 
 
