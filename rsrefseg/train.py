@@ -194,7 +194,7 @@ class Trainer:
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self._learnt.items():
             share = recipe.text_rate if name.startswith("text_encoder.") else 1.0
-            if name.endswith("token_embedding.table.weight"):
+            if recipe.word_rate != 1 and name.endswith("token_embedding.table.weight"):
                 share *= recipe.word_rate
                 self._words = parameter
             groups[share, recipe.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
@@ -259,7 +259,7 @@ class Trainer:
     @torch.no_grad()
     def _take_step(self) -> None:
         # A table has one rate for the optimiser: known words go back most of the way.
-        if self._words is None or self.recipe.word_rate == 1:
+        if self._words is None:
             self._optimiser.step()
             return
         before = self._words[self._known_words]

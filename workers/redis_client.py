@@ -28,7 +28,7 @@ def connect(url: str) -> Redis:
     """
     return Redis.from_url(
         url,
-        socket_connect_timeout=1.5,  # a Redis that is there can take a second to say so on a busy machine
+        socket_connect_timeout=0.5,
         socket_timeout=5,
         health_check_interval=15,
         retry=Retry(ConstantBackoff(0.1), 1),

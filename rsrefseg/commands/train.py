@@ -183,7 +183,7 @@ def train_tiny(
     import torch
 
     from rsrefseg import checkpoint
-    from rsrefseg.datasets import KeptImages, drawn_scenes, read_coco_instances
+    from rsrefseg.datasets import drawn_scenes, read_coco_instances, resized_images
     from rsrefseg.device import device_named
     from rsrefseg.lessons import Curriculum, FromScratch
     from rsrefseg.model import RSRefSeg
@@ -193,7 +193,8 @@ def train_tiny(
 
     _begin_run(threads)
     there = device_named(device)
-    torch.set_float32_matmul_precision("high")
+    if there.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     drawn = drawn_scenes(out / "scenes", 0, scene_count, SCENE_SIZE, workers)
     held_out: dict[str, Any] = {
         "scenes": drawn_scenes(out / "held-out", HELD_OUT_SEED, min(100, scene_count), SCENE_SIZE, workers)
@@ -201,12 +202,9 @@ def train_tiny(
     sources: list[tuple[Any, float]] = [(drawn, 1.0)]
     if instances:
         size = TINY.image_size
-        photographs, held_out["instances"] = (
-            [one.resized(size) for one in read_coco_instances(instances, split)] for split in ("train", "dev")
-        )
-        described = {"folder": str(instances), "count": len(photographs), "size": size}
-        kept = KeptImages.keep(out / "photographs", described, len(photographs), size, photographs)
-        sources = [(drawn, 0.75), (kept, 0.25)]
+        photographs = resized_images(out / "photographs", read_coco_instances(instances, "train"), size)
+        sources = [(drawn, 0.75), (photographs, 0.25)]
+        held_out["instances"] = [one.resized(size) for one in read_coco_instances(instances, "dev")]
     curriculum = (Curriculum().going_on() if start else Curriculum()).at(pace).wide(wide)
     torch.manual_seed(seed)
     model = checkpoint.load(start) if start else RSRefSeg(TINY)

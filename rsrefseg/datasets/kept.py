@@ -35,13 +35,14 @@ class KeptImages(Sequence[LabelledImage]):
 
     @classmethod
     def keep(
-        cls, folder: Path, described: dict[str, Any], count: int, size: int, images: Iterable[LabelledImage]
+        cls, folder: Path, described: dict[str, Any] | None, count: int, size: int, images: Iterable[LabelledImage]
     ) -> KeptImages:
         """Fill a folder, unless it holds these images already.
 
         Args:
             folder: Begun again if it holds others.
-            described: What tells these images from others; anything JSON has.
+            described: What tells these images from others, in what JSON has; None where only looking would: then the
+                folder is always begun again.
             count: How many.
             size: Their side in pixels.
             images: As many, squares of that side; not looked at where they are kept already.
@@ -50,7 +51,7 @@ class KeptImages(Sequence[LabelledImage]):
             The images.
         """
         index = folder / "index.json"
-        if not index.exists() or json.loads(index.read_text())["described"] != described:
+        if not described or not index.exists() or json.loads(index.read_text())["described"] != described:
             folder.mkdir(parents=True, exist_ok=True)
             index.unlink(missing_ok=True)
             pixels = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, size, size, 3))
@@ -97,6 +98,21 @@ def drawn_scenes(folder: Path, first_seed: int, count: int, size: int, workers: 
     described = {"first_seed": first_seed, "count": count, "size": size}
     seeds = range(first_seed, first_seed + count)
     return KeptImages.keep(folder, described, count, size, _all_drawn(seeds, size, workers))
+
+
+def resized_images(folder: Path, images: Iterable[LabelledImage], size: int) -> KeptImages:
+    """Keep images at the size they are read at, where other processes find them.
+
+    Args:
+        folder: Where; filled anew each time, since the images may have changed.
+        images: Of any size.
+        size: Side in pixels.
+
+    Returns:
+        The images in their order, as squares.
+    """
+    resized = [one.resized(size) for one in images]
+    return KeptImages.keep(folder, None, len(resized), size, resized)
 
 
 def _all_drawn(seeds: range, size: int, workers: int) -> Iterator[LabelledImage]:

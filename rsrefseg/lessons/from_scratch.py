@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -120,34 +119,21 @@ class Curriculum:
         return replace(self, phases=phases, word_steps=0)
 
 
+@dataclass(frozen=True)
 class _Steps(Dataset[Batch]):
     """What each step of a curriculum learns from; other processes get a copy."""
 
-    def __init__(
-        self,
-        curriculum: Curriculum,
-        sources: Sequence[tuple[Sequence[LabelledImage], float]],
-        positions: int,
-        seed: int,
-    ) -> None:
-        self._curriculum = curriculum
-        self._sources = sources
-        self._positions = positions
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return self._curriculum.steps
+    curriculum: Curriculum
+    sources: Sequence[tuple[Sequence[LabelledImage], float]]
+    tokenizer: Tokenizer
+    seed: int
 
     def __getitem__(self, step: int) -> Batch:
-        phase = self._curriculum.phase_of(step)
+        phase = self.curriculum.phase_of(step)
         batches = ReferringBatches(
-            self._sources, self._tokenizer, self._seed, phase.images, phase.expressions, phase.drawn
+            self.sources, self.tokenizer, self.seed, phase.images, phase.expressions, phase.drawn
         )
         return batches.batch(step, phase.size, phase.zoom)
-
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer(self._positions)
 
 
 def _begin_worker(_number: int) -> None:
@@ -181,7 +167,7 @@ class FromScratch:
         self._tokenizer = Tokenizer(positions)
         self._seed = seed
         self._workers = workers
-        self._steps = _Steps(curriculum, sources, positions, seed)
+        self._steps = _Steps(curriculum, sources, self._tokenizer, seed)
 
     def begin(self, model: RSRefSeg) -> None:
         """Teach the text tower what expressions mean, before any image: the class, and what singles out.
@@ -280,9 +266,10 @@ class FromScratch:
         text = model.encode_text([*batch.class_token_ids, *batch.token_ids])
         named = len(batch.class_token_ids)
         matched = model.prompter.match(image.clip, text.pooled[:named]).float()  # (b, k, g, g)
-        loss = owed.alignment * alignment_loss(matched, batch.classes.long(), batch.looked_for)
+        classes = batch.classes.long()
+        loss = owed.alignment * alignment_loss(matched, classes, batch.looked_for)
         finest = model.prompter.match_finest(image.quarter, text.pooled[:named])  # (b, k, s/4, s/4)
-        loss = loss + owed.finest * alignment_loss(finest, batch.classes.long(), batch.looked_for)
+        loss = loss + owed.finest * alignment_loss(finest, classes, batch.looked_for)
         loss = loss + owed.traits * traits_loss(image.traits, batch.traits)
         found = model.prompter.find(image, text.pooled[named:], batch.image_index)  # (n, g, g)
         counted = batch.counted[batch.image_index].float()

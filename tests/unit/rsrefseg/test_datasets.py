@@ -1,11 +1,19 @@
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from rsrefseg.datasets import KeptImages, LabelledImage, ReferringBatches, drawn_scenes, read_coco_instances
+from rsrefseg.datasets import (
+    KeptImages,
+    LabelledImage,
+    ReferringBatches,
+    drawn_scenes,
+    read_coco_instances,
+    resized_images,
+)
 from rsrefseg.datasets.referring import WHOLE, misspelt
 from rsrefseg.errors import BadRequest
 from rsrefseg.pictures import write_image
@@ -83,6 +91,13 @@ def test_kept_images_are_kept_anew_when_others_are_asked_for(labelled, tmp_path)
     with pytest.raises(ZeroDivisionError):
         KeptImages.keep(tmp_path, {"of": "second"}, 1, 100, (1 / 0 for _ in range(1)))
     assert KeptImages.keep(tmp_path, {"of": "first"}, 1, 100, [labelled])[0].colours == labelled.colours
+
+
+def test_images_that_changed_since_they_were_kept_are_kept_as_they_are_now(labelled, tmp_path):
+    for shade in (10, 20):
+        changed = replace(labelled, image=np.full_like(labelled.image, shade))
+        [kept] = resized_images(tmp_path, [changed], 64)
+        assert (kept.image == shade).all()
 
 
 def test_drawn_scenes_are_drawn_once(tmp_path, monkeypatch):
