@@ -79,18 +79,62 @@ def alignment_loss(matched: Tensor, classes: Tensor, looked_for: Tensor) -> Tens
         looked_for: (b, k) bool, whether the image's source labels the class.
 
     Returns:
-        Scalar: cross-entropy, cells with an object counting `RARE` times.
+        Scalar: cross-entropy; cells with an object count `RARE` times on average, and all cells of a class together as
+        much as the root of their number, since roads would drown vehicles.
     """
     grid = (matched.shape[2], matched.shape[3])
-    one_hot = functional.one_hot(classes.clamp(min=-1) + 1, matched.shape[1] + 1)[..., 1:].permute(0, 3, 1, 2).float()
-    there = touched(one_hot, grid)  # (b, k, g, g)
+    there = class_cells(classes, matched.shape[1], grid)  # (b, k, g, g)
     nothing = (1 - there.sum(1, keepdim=True)).clamp(min=0)  # (b, 1, g, g)
     truth = torch.cat([nothing, there], dim=1) / (nothing + there.sum(1, keepdim=True))
     logits = matched.masked_fill(~looked_for[:, :, None, None], -1e4)
     logits = torch.cat([torch.zeros_like(logits[:, :1]), logits], dim=1)  # (b, 1 + k, g, g)
     known = functional.adaptive_avg_pool2d((classes >= -1).float()[:, None], grid)[:, 0]
-    weight = known * (1 + (RARE - 1) * (1 - truth[:, 0]))
+    cells = truth[:, 1:].sum((0, 2, 3))  # (k,)
+    each = (cells.sum() / cells.clamp(min=1).sqrt().sum()) / cells.clamp(min=1).sqrt()
+    weight = known * torch.einsum("bkhw,k->bhw", truth, torch.cat([each.new_ones(1), RARE * each]))
     return (weight * functional.cross_entropy(logits, truth, reduction="none")).sum() / weight.sum().clamp(min=1)
+
+
+def class_cells(classes: Tensor, k: int, grid: tuple[int, int]) -> Tensor:
+    """Shrink a map of classes to cells, as `touched` does masks.
+
+    Args:
+        classes: (b, s, s) int64, positions in k classes; below 0 for none of them.
+        k: How many classes there are.
+        grid: Rows and columns of cells.
+
+    Returns:
+        (b, k, *grid) in [0, 1].
+    """
+    one_hot = functional.one_hot(classes.clamp(min=-1) + 1, k + 1)[..., 1:]
+    return touched(one_hot.permute(0, 3, 1, 2).float(), grid)
+
+
+def choosing_loss(found: Tensor, gt_masks: Tensor, kinds: Tensor, weight: Tensor) -> Tensor:
+    """Ask that of all objects of a kind those meant are found and the others are not, however small they are.
+
+    Averaged over all cells of an image, as in `finding_loss`, one vehicle too many costs next to nothing.
+
+    Args:
+        found: (n, g, g) logits.
+        gt_masks: (n, s, s) float in [0, 1].
+        kinds: (n, k, g, g) in [0, 1], the cells of each class, as `class_cells` has them.
+        weight: (n, g, g) float, how much each cell counts.
+
+    Returns:
+        Scalar: cross-entropy, what is meant counting as much as all the others of its kind together.
+    """
+    meant = touched(gt_masks[:, None], (found.shape[1], found.shape[2]))[:, 0]  # (n, g, g)
+    kind = torch.einsum("nkhw,nhw->nk", kinds, meant).argmax(1)
+    others = (kinds[torch.arange(len(kind), device=kind.device), kind] - meant).clamp(min=0)
+    told = (meant.amax((1, 2)) > 0)[:, None, None].float()  # words that name nothing choose among nothing
+    missed = _average(functional.softplus(-found), weight * meant)
+    taken = _average(functional.softplus(found), weight * others * told)
+    return (missed + taken).mean() / 2
+
+
+def _average(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)  # nought where nothing counts
 
 
 def finding_loss(found: Tensor, gt_masks: Tensor, counted: Tensor) -> Tensor:

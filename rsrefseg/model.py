@@ -192,7 +192,8 @@ class RSRefSeg(nn.Module):
             )  # (n, 1, S/4, S/4)
             if quarter.shape[1]:
                 finest = prompts.finest.to(quarter.dtype)
-                coarse = coarse + torch.einsum("nf,nfhw->nhw", finest, quarter)[:, None].to(coarse.dtype)
+                fine = torch.einsum("nf,nfhw->nhw", finest, quarter)[:, None].to(coarse.dtype)
+                coarse = -torch.logaddexp(-coarse, -fine)  # what is meant, and there: both have to hold
             downscaling = self.prompt_encoder.mask_downscaling
             dense = downscaling(coarse.to(downscaling[0].weight.dtype))  # (n, d, S/16, S/16)
         else:
@@ -207,6 +208,9 @@ class RSRefSeg(nn.Module):
         pixels = self._upscaled(cells, eighth, quarter)  # (n, d/8, S/4, S/4)
         weights = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (n, d/8)
         logits = torch.einsum("nc,nchw->nhw", weights, pixels)
+        gain = self.prompter.finest_gain
+        if said and gain is not None and quarter.shape[1]:
+            logits = logits + gain * coarse[:, 0].to(logits.dtype)
         return logits, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
 
     def _upscaled(self, cells: Tensor, eighth: Tensor, quarter: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ FIGURES = {
     "n": "expressions",
     "mIoU": "mIoU, %",
     "deaf_mIoU": "mIoU of one answer for all expressions about an image, %",
+    "chosen": "answers that show what is meant and no other of its kind, %",
     "absent": "expressions about absent classes",
     "absent_left_empty": "of these answered with an empty mask, %",
     "opposites": "pairs of opposites",
@@ -42,6 +43,9 @@ FIGURES = {
 HIT_PIXELS = 100
 """Smaller objects are not pointed at: nobody hits them without zooming in."""
 
+SHOWN = 0.3
+"""Share of an object that a mask has to cover to show it."""
+
 _BOX_SLACK = 3
 """How far a box goes round its object, in pixels."""
 
@@ -59,6 +63,9 @@ class Probes:
     """Mean IoU of the answers to them."""
     deaf_mIoU: float  # noqa: N815
     """The same if the answer to an image's first expression served them all: the reach of who ignores words."""
+    chosen: float
+    """How many answers show all that is meant, and no other of its kind: whether a low IoU is a wrong choice, or the
+    right one badly drawn. An object is shown where `SHOWN` of it is."""
     absent: int
     """Expressions about classes that are not there."""
     absent_left_empty: float | None
@@ -114,6 +121,7 @@ def probe(predictor: Predictor, images: Iterable[LabelledImage], per_image: int 
     """
     plain: list[float] = []
     deaf: list[float] = []
+    chosen: list[bool] = []
     upper: list[float] = []
     slipped: list[float] = []
     paraphrased: list[float] = []
@@ -133,6 +141,7 @@ def probe(predictor: Predictor, images: Iterable[LabelledImage], per_image: int 
         found = ask([referral.expression for referral in asked])
         answers += found
         plain += [Overlap.of(one.mask, truth).iou for one, truth in zip(found, truths, strict=True)]
+        chosen += [_chosen(things, referral, one.mask) for referral, one in zip(asked, found, strict=True)]
         deaf += [Overlap.of(found[0].mask, truth).iou for truth in truths]
         for changed, ious in ((str.upper, upper), (lambda words, rng=rng: misspelt(words, rng), slipped)):
             others = ask([changed(referral.expression) for referral in asked])
@@ -155,6 +164,7 @@ def probe(predictor: Predictor, images: Iterable[LabelledImage], per_image: int 
         n=len(plain),
         mIoU=_percent(plain),
         deaf_mIoU=_percent(deaf),
+        chosen=_percent(chosen),
         absent=len(left_empty),
         absent_left_empty=_percent(left_empty) if left_empty else None,
         opposites=len(told_apart),
@@ -178,6 +188,15 @@ def _percent(values: Sequence[float]) -> float:
 
 def _truth(labelled: LabelledImage, referral: Referral) -> np.ndarray:
     return np.isin(labelled.ids, [index + 1 for index in referral.indices])
+
+
+def _chosen(things: Sequence[Thing], referral: Referral, mask: np.ndarray) -> bool:
+    kind = things[referral.indices[0]].category
+    return all(
+        (np.count_nonzero(mask & thing.mask) > SHOWN * np.count_nonzero(thing.mask)) == (index in referral.indices)
+        for index, thing in enumerate(things)
+        if thing.category == kind
+    )
 
 
 def _wordings(labelled: LabelledImage, seed: int, number: int) -> dict[tuple[object, ...], set[str]]:

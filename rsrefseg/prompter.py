@@ -80,6 +80,8 @@ class Prompter(nn.Module):
         super().__init__()
         self.comparison = Comparison(clip_dim, trunk.colours) if trunk else None
         self.finest = nn.Linear(clip_dim, decoder_dim // 8) if trunk else None
+        # How far the mask follows what the finest map shows before the decoder has its say.
+        self.finest_gain = nn.Parameter(torch.tensor(0.25)) if trunk else None
         self.logit_scale = nn.Parameter(torch.tensor(logit_scale).log())
         self.logit_bias = nn.Parameter(torch.tensor(logit_bias))
         self.prompter_down_channel = ConvNorm(3 * clip_dim, decoder_dim, 1)
@@ -152,7 +154,11 @@ class Prompter(nn.Module):
         return matched + correction.to(matched.dtype)
 
     def _finest(self, pooled: Tensor) -> Tensor:
-        return pooled[:, :0] if self.finest is None else self.finest(functional.normalize(pooled, dim=1))
+        if self.finest is None:
+            return pooled[:, :0]
+        # Words a unit long would be so quiet that rare classes stay silent for thousands of steps.
+        finest: Tensor = self.finest(functional.normalize(pooled, dim=1) * pooled.shape[1] ** 0.5)
+        return finest
 
     def forward(
         self,

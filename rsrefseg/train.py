@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 KNOWN = 0.25
 """A row of the table of words at least so long, of the longest, is of a word that the text tower was taught."""
 
+READING = ("image_encoder.pyramid.", "image_encoder.traits.", "prompter.finest.", "prompter.comparison.")
+
 STATE, LOG, CURVES = "training.pt", "log.csv", "curves.png"
 
 
@@ -60,6 +62,8 @@ class Recipe:
     """Share of the learning rate that the cosine falls to."""
     text_rate: float = 1.0
     """Learning rate of the text tower, as a share of that of the rest."""
+    reading_rate: float = 1.0
+    """And of what reads classes and traits off the image features, `READING`: a few layers that learn fast."""
     word_rate: float = 1.0
     """And of the words that it hardly knows, as a share of that of the tower."""
     weight_decay: float = 0.05
@@ -98,6 +102,7 @@ TINY_RECIPE = Recipe(
     warmup_steps=150,
     floor=0.01,
     text_rate=0.2,
+    reading_rate=3.0,
     weight_decay=0.02,
     gradient_norm=1.0,
     ema_decay=0.995,
@@ -194,6 +199,7 @@ class Trainer:
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self._learnt.items():
             share = recipe.text_rate if name.startswith("text_encoder.") else 1.0
+            share *= recipe.reading_rate if name.startswith(READING) else 1.0
             if recipe.word_rate != 1 and name.endswith("token_embedding.table.weight"):
                 share *= recipe.word_rate
                 self._words = parameter

@@ -21,7 +21,7 @@ from rsrefseg.evaluate import Evaluation, evaluate
 from rsrefseg.expressions import Grammar, Thing
 from rsrefseg.features import TextFeatures
 from rsrefseg.lessons.wishes import wishes_of
-from rsrefseg.losses import alignment_loss, drawing_loss, finding_loss, traits_loss
+from rsrefseg.losses import alignment_loss, choosing_loss, class_cells, drawing_loss, finding_loss, traits_loss
 from rsrefseg.model import RSRefSeg
 from rsrefseg.places import said_or_alike
 from rsrefseg.predictor import Predictor
@@ -64,6 +64,7 @@ class Curriculum:
     finest: float = 2.0
     traits: float = 1.0
     finding: float = 2.0
+    choosing: float = 1.0
     bce: float = 5.0
     dice: float = 2.0
     iou: float = 0.5
@@ -274,6 +275,8 @@ class FromScratch:
         found = model.prompter.find(image, text.pooled[named:], batch.image_index)  # (n, g, g)
         counted = batch.counted[batch.image_index].float()
         loss = loss + owed.finding * finding_loss(found, gt_masks, counted)
+        kinds = class_cells(classes, named, (found.shape[1], found.shape[2]))[batch.image_index]
+        loss = loss + owed.choosing * choosing_loss(found, gt_masks, kinds, batch.traits.weight[batch.image_index])
         if len(batch.drawn) == 0:
             return loss
         asked = TextFeatures(*(part[named:][batch.drawn] for part in text))

@@ -3,7 +3,7 @@ import torch
 
 from rsrefseg.comparison import traits_of
 from rsrefseg.datasets.referring import Traits
-from rsrefseg.losses import dice_loss, finding_loss, traits_loss
+from rsrefseg.losses import alignment_loss, choosing_loss, class_cells, dice_loss, finding_loss, traits_loss
 
 
 def masks(*boxes, side=16):
@@ -40,6 +40,46 @@ def test_an_expression_that_names_nothing_is_only_asked_to_be_quiet():
     nothing, everywhere = torch.zeros(1, 16, 16), torch.ones(1, 16, 16)
     assert finding_loss(torch.full((1, 4, 4), -9.0), nothing, everywhere) < 1e-3
     assert finding_loss(torch.full((1, 4, 4), 9.0), nothing, everywhere) > 1
+
+
+def ships(*boxes: tuple[int, int, int], side: int = 64) -> torch.Tensor:
+    """The cells of one class of two, of which these are all there are: (1, 2, g, g)."""
+    return class_cells(masks(*boxes, side=side).amax(0)[None].long() - 1, 2, (side // 4, side // 4))
+
+
+@pytest.mark.parametrize("extent", [4, 32])
+def test_one_object_too_many_costs_as_much_whether_it_is_small_or_large(extent):
+    boxes = [(0, 0, 4), (32, 32, extent)]
+    meant, weight = masks(boxes[0], side=64), torch.ones(1, 16, 16)
+    found = torch.full((1, 16, 16), -9.0)
+    found[0, 0, 0] = 9.0
+    assert choosing_loss(found, meant, ships(*boxes), weight) < 1e-3
+    found[0, 8 : 8 + extent // 4, 8 : 8 + extent // 4] = 9.0
+    assert float(choosing_loss(found, meant, ships(*boxes), weight)) == pytest.approx(4.5, rel=0.01)
+
+
+def test_who_chooses_owes_nothing_for_cells_of_another_kind():
+    weight = torch.ones(1, 16, 16)
+    found = torch.full((1, 16, 16), 9.0)
+    assert choosing_loss(found, masks((0, 0, 4), side=64), ships((0, 0, 4)), weight) < 1e-3
+
+
+def test_words_that_name_nothing_choose_among_nothing():
+    found, weight = torch.full((1, 16, 16), 9.0), torch.ones(1, 16, 16)
+    assert choosing_loss(found, torch.zeros(1, 64, 64), ships((0, 0, 4)), weight) == 0
+
+
+def test_a_class_of_few_cells_is_not_drowned_by_one_of_many():
+    classes = torch.full((1, 64, 64), -1)
+    classes[:, :, 32:] = 0  # half of the image, and one cell of the other class
+    classes[:, :4, :4] = 1
+    looked_for = torch.ones(1, 2, dtype=torch.bool)
+    right = torch.full((1, 2, 16, 16), -9.0)
+    right[:, 0, :, 8:] = right[:, 1, 0, 0] = 9.0
+    without = right.clone()
+    without[:, 1, 0, 0] = -9.0
+    missing = alignment_loss(without, classes, looked_for) - alignment_loss(right, classes, looked_for)
+    assert missing > 9 * 2 / 256  # of 256 cells it would count as four at most: now as much as eleven
 
 
 def test_perfect_overlap_has_no_dice_loss_and_none_has_almost_all():

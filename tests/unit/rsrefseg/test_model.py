@@ -1,3 +1,4 @@
+import math
 from copy import deepcopy
 
 import pytest
@@ -53,6 +54,28 @@ def test_masks_drawn_a_few_at_a_time_are_the_same(model, pixels, token_ids, at_o
     together = model.decode(both, text, about)
     for part, expected in zip(model.decode(both, text, about, at_once), together, strict=True):
         torch.testing.assert_close(part, expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(("found", "seen"), [(9.0, -9.0), (-9.0, 9.0), (9.0, 9.0)])
+def test_a_mask_leans_to_where_words_are_found_and_seen_both(model, pixels, token_ids, found, seen):
+    with torch.no_grad():
+        for parameter in model.prompter.finest.parameters():
+            parameter.zero_()
+        model.image_encoder.pyramid.show4.bias.zero_()
+        model.image_encoder.pyramid.show4.bias[0] = 1.0
+        model.image_encoder.pyramid.show4.weight[0] = 0.0
+        model.prompter.finest.bias[0] = seen
+        model.prompter.finest_gain.fill_(0.0)
+        image, text = model.encode_image(pixels[None]), model.encode_text(token_ids[:1])
+        about = torch.zeros(1, dtype=torch.long)
+        prompts = model.prompter(image, text, about, model.frequencies)
+        prompts = prompts._replace(activation=torch.full_like(prompts.activation, found))
+        position = fourier_position(model.frequencies, image.sam.shape[2:])
+        without, _ = model._draw(image, about, prompts, position, said=True)
+        model.prompter.finest_gain.fill_(1.0)
+        leaning, _ = model._draw(image, about, prompts, position, said=True)
+    both = -math.log(math.exp(-found) + math.exp(-seen))
+    torch.testing.assert_close(leaning - without, torch.full_like(without, both), atol=1e-3, rtol=0)
 
 
 def test_words_and_pixels_both_move_the_mask(model, pixels, token_ids):

@@ -66,7 +66,14 @@ def labelled(things):
 
 def test_who_understands_everything_passes_every_probe(labelled):
     found = probe(Oracle(labelled), [labelled])
-    assert found.mIoU == found.absent_left_empty == found.opposites_told_apart == found.paraphrase_iou == 100
+    assert (
+        found.mIoU
+        == found.chosen
+        == found.absent_left_empty
+        == found.opposites_told_apart
+        == found.paraphrase_iou
+        == 100
+    )
     assert found.deaf_mIoU < 75
     assert (found.places, found.boxed_mIoU, found.hit_mIoU, found.narrowed_mIoU) == (2, 100, 100, 100)
     assert found.upper_case_loss == 0
@@ -77,6 +84,7 @@ def test_who_understands_everything_passes_every_probe(labelled):
 def test_who_ignores_the_words_is_found_out(labelled):
     found = probe(Oracle(labelled, deaf=True), [labelled])
     assert found.mIoU == found.deaf_mIoU < 75
+    assert found.chosen < 50
     assert found.absent_left_empty == found.opposites_told_apart == 0
     assert found.paraphrase_iou == 100
 

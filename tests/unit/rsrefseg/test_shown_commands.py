@@ -50,11 +50,9 @@ def test_a_checkpoint_is_probed_on_a_dataset(weights: Path, tmp_path: Path) -> N
     assert json.loads(run("probe", *chosen, "--json").stdout)
 
 
-def test_a_checkpoint_that_is_never_right_is_asked_on_a_dataset_and_not_calibrated(
-    weights: Path, tmp_path: Path
-) -> None:
+def test_a_dataset_of_a_few_answers_calibrates_nothing(weights: Path, tmp_path: Path) -> None:
     root = folders.instances(tmp_path / "instances", "val")
     chosen = ["--dataset", "instances", "--root", str(root), "--split", "val"]
     done = CliRunner().invoke(main, ["calibrate", str(weights), *chosen])
     assert done.exit_code == 1
-    assert "answers, 0 of them right: at least ten right and ten wrong are needed" in done.output
+    assert "of them right: at least ten right and ten wrong are needed" in done.output

@@ -116,6 +116,16 @@ def test_training_from_scratch_teaches(small, tmp_path):
     assert both.mask[squares()[0].ids > 0].mean() > 0.7
 
 
+def test_what_reads_the_image_features_goes_farther_in_a_step_than_the_rest(small, tmp_path):
+    trainer = scratch_trainer(small, tmp_path, warmup_steps=0, learning_rate=1e-4, weight_decay=0.0, reading_rate=3.0)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.learn(next(trainer.batches()))
+    after = trainer.model.state_dict()
+    moved = {name: float((after[name] - value).abs().max()) for name, value in before.items()}
+    assert moved["image_encoder.traits.1.weight"] == pytest.approx(3e-4, rel=0.01)
+    assert moved["image_encoder.to_clip.1.weight"] == pytest.approx(1e-4, rel=0.01)
+
+
 def test_a_run_leaves_its_curves_and_a_card_behind(small, tmp_path):
     train(scratch_trainer(small, tmp_path), tmp_path, score_every=3)
     with (tmp_path / "log.csv").open(newline="") as file:
