@@ -186,14 +186,17 @@ class RSRefSeg(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         sam, eighth, quarter = (of_each(part, image_index) for part in (image.sam, image.eighth, image.quarter))
         h, w = sam.shape[2:]
+        lean: Tensor | float = 0.0  # towards what the words show without the decoder
         if said:
             coarse = functional.interpolate(
                 prompts.activation[:, None], size=(4 * h, 4 * w), mode="bilinear", align_corners=False
             )  # (n, 1, S/4, S/4)
-            if quarter.shape[1]:
+            gain = self.prompter.finest_gain
+            if gain is not None and quarter.shape[1]:
                 finest = prompts.finest.to(quarter.dtype)
                 fine = torch.einsum("nf,nfhw->nhw", finest, quarter)[:, None].to(coarse.dtype)
                 coarse = -torch.logaddexp(-coarse, -fine)  # what is meant, and there: both have to hold
+                lean = gain * coarse[:, 0].to(quarter.dtype)
             downscaling = self.prompt_encoder.mask_downscaling
             dense = downscaling(coarse.to(downscaling[0].weight.dtype))  # (n, d, S/16, S/16)
         else:
@@ -207,10 +210,7 @@ class RSRefSeg(nn.Module):
         cells = cells.transpose(1, 2).reshape(sam.shape)  # (n, d, S/16, S/16)
         pixels = self._upscaled(cells, eighth, quarter)  # (n, d/8, S/4, S/4)
         weights = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (n, d/8)
-        logits = torch.einsum("nc,nchw->nhw", weights, pixels)
-        gain = self.prompter.finest_gain
-        if said and gain is not None and quarter.shape[1]:
-            logits = logits + gain * coarse[:, 0].to(logits.dtype)
+        logits = torch.einsum("nc,nchw->nhw", weights, pixels) + lean
         return logits, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
 
     def _upscaled(self, cells: Tensor, eighth: Tensor, quarter: Tensor) -> Tensor:

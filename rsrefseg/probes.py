@@ -43,7 +43,7 @@ FIGURES = {
 HIT_PIXELS = 100
 """Smaller objects are not pointed at: nobody hits them without zooming in."""
 
-SHOWN = 0.3
+COVERED = 0.3
 """Share of an object that a mask has to cover to show it."""
 
 _BOX_SLACK = 3
@@ -65,7 +65,7 @@ class Probes:
     """The same if the answer to an image's first expression served them all: the reach of who ignores words."""
     chosen: float
     """How many answers show all that is meant, and no other of its kind: whether a low IoU is a wrong choice, or the
-    right one badly drawn. An object is shown where `SHOWN` of it is."""
+    right one badly drawn. An object is shown where `COVERED` of it is."""
     absent: int
     """Expressions about classes that are not there."""
     absent_left_empty: float | None
@@ -193,7 +193,7 @@ def _truth(labelled: LabelledImage, referral: Referral) -> np.ndarray:
 def _chosen(things: Sequence[Thing], referral: Referral, mask: np.ndarray) -> bool:
     kind = things[referral.indices[0]].category
     return all(
-        (np.count_nonzero(mask & thing.mask) > SHOWN * np.count_nonzero(thing.mask)) == (index in referral.indices)
+        (np.count_nonzero(mask & thing.mask) > COVERED * np.count_nonzero(thing.mask)) == (index in referral.indices)
         for index, thing in enumerate(things)
         if thing.category == kind
     )

@@ -74,7 +74,7 @@ HOW: dict[str, Here | By | Loads | NotRun] = {
     ),
     r"rsrefseg probe --dataset scenes": Here(("--count", "1"), prints="IoU"),
     r"rsrefseg probe": By(f"{SHOWN}::test_a_checkpoint_is_probed_on_a_dataset"),
-    r"rsrefseg calibrate": By(f"{SHOWN}::test_a_dataset_of_a_few_answers_calibrates_nothing"),
+    r"rsrefseg calibrate": By(f"{SHOWN}::test_a_checkpoint_that_is_right_about_absent_classes_alone_is_not_calibrated"),
     r"rsrefseg train-tiny": By(
         f"{UNIT}/test_train_commands.py::test_tiny_is_trained_from_nothing_in_one_command",
     ),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from rsrefseg import checkpoint
@@ -50,9 +51,15 @@ def test_a_checkpoint_is_probed_on_a_dataset(weights: Path, tmp_path: Path) -> N
     assert json.loads(run("probe", *chosen, "--json").stdout)
 
 
-def test_a_dataset_of_a_few_answers_calibrates_nothing(weights: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_right_about_absent_classes_alone_is_not_calibrated(
+    model: RSRefSeg, tmp_path: Path
+) -> None:
+    with torch.no_grad():  # it finds nothing anywhere, and follows what it finds
+        model.prompter.logit_bias.fill_(-1e4)
+        model.prompter.finest_gain.fill_(1.0)
+    checkpoint.save(model, tmp_path / "weights", "card")
     root = folders.instances(tmp_path / "instances", "val")
     chosen = ["--dataset", "instances", "--root", str(root), "--split", "val"]
-    done = CliRunner().invoke(main, ["calibrate", str(weights), *chosen])
+    done = CliRunner().invoke(main, ["calibrate", str(tmp_path / "weights"), *chosen])
     assert done.exit_code == 1
-    assert "of them right: at least ten right and ten wrong are needed" in done.output
+    assert "5 answers, 2 of them right: at least ten right and ten wrong are needed" in done.output
