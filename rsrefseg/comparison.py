@@ -21,6 +21,21 @@ GAIN = 8.0
 MOST = 8.0
 """Logits that a cell may lose; the rest would only make mistakes dearer than they are."""
 
+CLEAR = 6.0
+"""Worth that the best of a kind is ahead of the next where the grammar just dares to name it; half of it decides."""
+
+FITS = 32.0
+"""What the logarithm of the chance that a cell is of the kind weighs, where the best of the kind is looked for."""
+
+WITNESSES = 256
+"""Cells, those that are surest of the kind, that the others ask what their objects are like."""
+
+_HARDLY = 0.01
+"""The chance to be of the kind below which a cell neither asks nor is asked."""
+
+_NEARBY = 0.25
+"""How far apart, in sides of an object, cells may place its middle and still mean the same."""
+
 
 def traits_of(seen: Tensor) -> Tensor:
     """Turn what a convolution says of each cell into traits of the object that the cell belongs to.
@@ -41,13 +56,43 @@ def traits_of(seen: Tensor) -> Tensor:
     return torch.cat([centre, size, colours.log_softmax(1)], dim=1)
 
 
+@torch.no_grad()
+def agreed(traits: Tensor, chances: Tensor) -> Tensor:
+    """Let cells that mean the same object agree on what it is like.
+
+    Each cell reads its object by itself: the middle a quarter of the object's side wrong, the cells at its rim worse.
+    Those that place a middle close by are the same object's, and what they say on average is better.
+
+    Args:
+        traits: (n, 3 + colours, g, g), as `traits_of` has them.
+        chances: (n, g, g) in [0, 1], that a cell is of the kind that is talked of: others have no say.
+
+    Returns:
+        The same shape as the traits. No gradient: traits are taught by what is true of the image.
+    """
+    h, w = traits.shape[2:]
+    kept = traits.flatten(2).clone()  # (n, f, g * g)
+    for own, chance in zip(kept, chances.flatten(1), strict=True):
+        asking = (chance > _HARDLY).nonzero()[:, 0]
+        said, sure = own[:, asking], chance[asking]  # (f, m), (m,)
+        sure, which = sure.topk(min(WITNESSES, len(sure)))
+        heard = said[:, which]  # (f, k)
+        reach = _NEARBY * (0.7 + said[2].exp())  # in cells
+        apart = (w * (said[0][:, None] - heard[0])).square_()  # (m, k)
+        apart += (h * (said[1][:, None] - heard[1])).square_()
+        weight = apart.div_(-2 * reach[:, None] * reach[which]).exp_().mul_(sure)
+        alone = 1e-3  # a cell that nobody agrees with keeps its own
+        own[:, asking] = (heard @ weight.T + alone * said) / (weight.sum(1) + alone)
+    return kept.view_as(traits)
+
+
 class Wishes(NamedTuple):
     """What m expressions want of the objects of a kind."""
 
     wanted: Tensor
     """(m, 4 + places): how much of x, y, size, distance from the landmark, and from each of `CORNERS`."""
     strictness: Tensor
-    """(m,): before softplus, what an object loses for each unit that it falls short of the best."""
+    """(m,): before the sigmoid, the share that counts of what an object loses by falling short of the best."""
     outright: Tensor
     """(m, 3 + colours): what side it has to lie on, x and y; what is lost by the logarithm of the chance of each
     colour; and what is added."""
@@ -59,7 +104,7 @@ class Comparison(nn.Module):
     One product between an expression and a cell can say "a ship"; whether it is the leftmost, the largest or the one
     nearest the bridge depends on the other ships and on the bridge. Each cell knows where the middle of its object
     lies, how large it is and of which colour. An expression says which of these it wants much of, and each cell is
-    told how far it falls short of the best among cells of the same kind.
+    told whether its object falls clearly short of the best of that kind.
 
     Args:
         clip_dim: Channels c of the space that words and cells share.
@@ -73,8 +118,8 @@ class Comparison(nn.Module):
         super().__init__()
         self.kind = nn.Linear(clip_dim, clip_dim, bias=False)
         self.landmark = nn.Linear(clip_dim, clip_dim, bias=False)
-        self.sharpness = nn.Parameter(torch.tensor(3.0).log())
-        self.threshold = nn.Parameter(torch.tensor(2.5))
+        self.sharpness = nn.Parameter(torch.tensor(2.0).log())
+        self.threshold = nn.Parameter(torch.tensor(1.5))
         self.wanted = nn.Linear(clip_dim, 4 + len(CORNERS))
         self.strictness = nn.Linear(clip_dim, 1)
         self.outright = nn.Linear(clip_dim, 3 + colours)
@@ -114,21 +159,22 @@ class Comparison(nn.Module):
             asked = torch.stack([_through(self.kind, words), _through(self.landmark, words)], dim=1)
             asked = functional.normalize(asked, dim=2)  # (n, 2, c)
             alike = logit(torch.einsum("nchw,nkc->nkhw", cells, asked)) - self.threshold  # (n, 2, g, g)
-            # What hardly fits must count for nothing however far out it lies, and all that fit well count the same.
-            fits, marked = (4 * functional.logsigmoid(self.sharpness.exp() * alike)).unbind(1)  # (n, g, g) each
-            traits = of_each(traits, image_index)  # (n, 3 + colours, g, g)
+            fits, marked = functional.logsigmoid(self.sharpness.exp() * alike).unbind(1)  # (n, g, g) each
+            seen = of_each(traits, image_index)  # (n, 3 + colours, g, g)
+            mark = ((FITS / 4 * marked.flatten(1)).softmax(1)[:, None] * seen[:, :2].flatten(2)).sum(2)  # (n, 2)
+            traits = agreed(seen, fits.exp())
             place, size, colours = traits.split([2, 1, traits.shape[1] - 3], dim=1)
-            mark = (marked.flatten(1).softmax(1)[:, None] * place.flatten(2)).sum(2)  # (n, 2)
             points = torch.cat([mark[:, None], mark.new_tensor(CORNERS).expand(len(mark), -1, -1)], dim=1)
             away = torch.linalg.vector_norm(place[:, None] - points[..., None, None] + 1e-4, dim=2)  # (n, 6, g, g)
             loud = words * words.shape[1] ** 0.5
             wanted = GAIN * _through(self.wanted, loud)  # (n, 9)
             worth = torch.einsum("nf,nfhw->nhw", wanted, torch.cat([place, size, away], dim=1))  # (n, g, g)
-            best = ((fits + worth).flatten(1).softmax(1) * worth.flatten(1)).sum(1)  # (n,)
-            strict = functional.softplus(_through(self.strictness, loud))[:, 0]  # (n,)
+            # What hardly fits must count for nothing however far out it lies, and all that fit well count the same.
+            best = ((FITS * fits + worth).flatten(1).softmax(1) * worth.flatten(1)).sum(1)  # (n,)
+            strict = torch.sigmoid(_through(self.strictness, loud))[:, 0]  # (n,)
             side, paint, base = _through(self.outright, loud).split([2, colours.shape[1], 1], dim=1)
-            # What falls short loses; nothing gains by being farther left than the leftmost, or much on the left.
-            short = functional.softplus(best[:, None, None] - worth)  # (n, g, g)
+            # Whether it falls short counts, not how far; nothing gains by being farther left than the leftmost.
+            short = MOST * torch.sigmoid(best[:, None, None] - worth - CLEAR / 2)  # (n, g, g)
             wrong = functional.softplus(-GAIN * torch.einsum("nf,nfhw->nhw", side, place - 0.5))  # (n, g, g)
             painted = torch.einsum("nf,nfhw->nhw", paint, colours)  # (n, g, g)
             lost = (wrong + strict[:, None, None] * short - painted) / MOST

@@ -142,6 +142,9 @@ class Grammar:
     MARGIN = 0.06
     """How far an extreme must stand clear of the next, as a share of the image's side."""
 
+    LARGER = 1.4
+    """How many times the area of the next the largest must have."""
+
     def __init__(
         self,
         things: Sequence[Thing],
@@ -312,10 +315,10 @@ class Grammar:
         noun = self._noun(category)
         ranked = sorted(members, key=lambda i: self._extents[i].area)
         said = []
-        if self._extents[ranked[-1]].area > 1.4 * self._extents[ranked[-2]].area:
+        if self._extents[ranked[-1]].area > self.LARGER * self._extents[ranked[-2]].area:
             wording = f"the {self._pick(['largest', 'biggest'])} {noun}"
             said.append(Referral(wording, (ranked[-1],), "size", (category, "largest")))
-        if 1.4 * self._extents[ranked[0]].area < self._extents[ranked[1]].area:
+        if self.LARGER * self._extents[ranked[0]].area < self._extents[ranked[1]].area:
             wording = f"the {self._pick(['smallest', 'tiniest'])} {noun}"
             said.append(Referral(wording, (ranked[0],), "size", (category, "smallest")))
         return said

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 KNOWN = 0.25
 """A row of the table of words at least so long, of the longest, is of a word that the text tower was taught."""
 
-READING = ("image_encoder.pyramid.", "image_encoder.traits.", "prompter.finest.", "prompter.comparison.")
+READING = ("image_encoder.pyramid.", "image_encoder.traits.", "prompter.finest.")
 """The parts that read classes and traits off the image features, by the start of their weights' names."""
 
 STATE, LOG, CURVES = "training.pt", "log.csv", "curves.png"

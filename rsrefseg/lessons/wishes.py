@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
-from rsrefseg.comparison import CORNERS, Wishes
+from rsrefseg.comparison import CLEAR, CORNERS, Wishes
+from rsrefseg.expressions import Grammar
 from rsrefseg.scenes.palette import COLOURS
 
 _TRAITS = ("x", "y", "size", "away", *CORNERS)
 
+_MARGIN = CLEAR / Grammar.MARGIN
+
 _COMPARED: dict[str, dict[str | tuple[float, float], float]] = {
-    "left": {"x": -30.0},
-    "right": {"x": 30.0},
-    "top": {"y": -30.0},
-    "bottom": {"y": 30.0},
-    "top left": {CORNERS[0]: -20.0},
-    "top right": {CORNERS[1]: -20.0},
-    "bottom left": {CORNERS[2]: -20.0},
-    "bottom right": {CORNERS[3]: -20.0},
-    "centre": {CORNERS[4]: -20.0},
-    "largest": {"size": 6.0},
-    "smallest": {"size": -6.0},
-    "nearest": {"away": -20.0},
+    "left": {"x": -_MARGIN},
+    "right": {"x": _MARGIN},
+    "top": {"y": -_MARGIN},
+    "bottom": {"y": _MARGIN},
+    "top left": {CORNERS[0]: -_MARGIN / 2},
+    "top right": {CORNERS[1]: -_MARGIN / 2},
+    "bottom left": {CORNERS[2]: -_MARGIN / 2},
+    "bottom right": {CORNERS[3]: -_MARGIN / 2},
+    "centre": {CORNERS[4]: -_MARGIN / 2},
+    "largest": {"size": 2 * CLEAR / math.log(Grammar.LARGER)},
+    "smallest": {"size": -2 * CLEAR / math.log(Grammar.LARGER)},
+    "nearest": {"away": -_MARGIN / 2},
 }
-"""Logits for each unit of a trait; twice as much where the grammar's margin is half as wide."""
+"""Worth for each unit of a trait, so that what the grammar just dares to name is `CLEAR` ahead of the next."""
 
 _SIDES = {
-    "all on the left": (-6.0, 0.0),
-    "all on the right": (6.0, 0.0),
-    "all at the top": (0.0, -6.0),
-    "all at the bottom": (0.0, 6.0),
+    "all on the left": (-10.0, 0.0),
+    "all on the right": (10.0, 0.0),
+    "all at the top": (0.0, -10.0),
+    "all at the bottom": (0.0, 10.0),
 }
 
 _PAINT = 1.5
 """Logits lost for each unit of the logarithm of a colour's chance."""
 
-_STRICT, _LENIENT = 0.55, -4.0
-"""Before softplus: all of what an object falls short by counts, or next to nothing."""
+_STRICT, _LENIENT = 4.0, -4.0
+"""Before the sigmoid: nearly all of what an object falls short by counts, or next to nothing."""
 
 
 def wishes_of(meanings: Sequence[tuple[str, ...]]) -> Wishes:

@@ -1,7 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from rsrefseg.comparison import CLEAR
 from rsrefseg.expressions import Grammar
 from rsrefseg.lessons.from_scratch import _imagined
 from rsrefseg.lessons.wishes import wishes_of
@@ -25,10 +28,16 @@ def test_a_class_by_itself_and_all_of_it_want_nothing():
     wishes = wishes_of([("ship",), ("bridge",)])
     assert not wishes.wanted.any()
     assert not wishes.outright.any()
-    assert torch.nn.functional.softplus(wishes.strictness).max() < 0.05
+    assert torch.sigmoid(wishes.strictness).max() < 0.05
 
 
 @pytest.mark.parametrize(("distinction", "other"), [("left", "right"), ("top", "bottom"), ("largest", "smallest")])
 def test_opposites_want_the_opposite(distinction, other):
     one, two = wishes_of([("ship", distinction), ("ship", other)]).wanted
     assert torch.equal(one, -two)
+
+
+def test_what_the_grammar_just_dares_to_name_is_clearly_ahead():
+    wanted = wishes_of([("ship", "left"), ("ship", "top left"), ("ship", "largest"), ("ship", "nearest")]).wanted
+    margins = torch.tensor([Grammar.MARGIN, 2 * Grammar.MARGIN, math.log(Grammar.LARGER) / 2, 2 * Grammar.MARGIN])
+    torch.testing.assert_close(wanted.abs().amax(1) * margins, torch.full((4,), CLEAR))
