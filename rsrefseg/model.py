@@ -195,7 +195,8 @@ class RSRefSeg(nn.Module):
             if gain is not None and quarter.shape[1]:
                 finest = prompts.finest.to(quarter.dtype)
                 fine = torch.einsum("nf,nfhw->nhw", finest, quarter)[:, None].to(coarse.dtype)
-                coarse = -torch.logaddexp(-coarse, -fine)  # what is meant, and there: both have to hold
+                # What is meant, and there: both have to hold. As -logaddexp(-coarse, -fine), which is far slower.
+                coarse = fine - functional.softplus(fine - coarse)
                 lean = gain * coarse[:, 0].to(quarter.dtype)
             downscaling = self.prompt_encoder.mask_downscaling
             dense = downscaling(coarse.to(downscaling[0].weight.dtype))  # (n, d, S/16, S/16)
