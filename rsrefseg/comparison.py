@@ -77,7 +77,7 @@ def agreed(traits: Tensor, chances: Tensor) -> Tensor:
         said, sure = own[:, asking], chance[asking]  # (f, m), (m,)
         sure, which = sure.topk(min(WITNESSES, len(sure)))
         heard = said[:, which]  # (f, k)
-        reach = _NEARBY * (0.7 + said[2].exp())  # in cells
+        reach = _NEARBY * (0.7 + said[2].exp())  # in cells; of the smallest objects a sixth of one
         apart = (w * (said[0][:, None] - heard[0])).square_()  # (m, k)
         apart += (h * (said[1][:, None] - heard[1])).square_()
         weight = apart.div_(-2 * reach[:, None] * reach[which]).exp_().mul_(sure)
@@ -161,6 +161,7 @@ class Comparison(nn.Module):
             alike = logit(torch.einsum("nchw,nkc->nkhw", cells, asked)) - self.threshold  # (n, 2, g, g)
             fits, marked = functional.logsigmoid(self.sharpness.exp() * alike).unbind(1)  # (n, g, g) each
             seen = of_each(traits, image_index)  # (n, 3 + colours, g, g)
+            # Where the landmark is: nothing is weighed against what fits, so it can be softer.
             mark = ((FITS / 4 * marked.flatten(1)).softmax(1)[:, None] * seen[:, :2].flatten(2)).sum(2)  # (n, 2)
             traits = agreed(seen, fits.exp())
             place, size, colours = traits.split([2, 1, traits.shape[1] - 3], dim=1)

@@ -13,23 +13,25 @@ from rsrefseg.scenes.palette import COLOURS
 
 _TRAITS = ("x", "y", "size", "away", *CORNERS)
 
-_MARGIN = CLEAR / Grammar.MARGIN
+_PER_SIDE, _PER_SIZE = CLEAR / Grammar.MARGIN, 2 * CLEAR / math.log(Grammar.LARGER)
+"""Worth of an image's side, and of a unit of size: half the logarithm of the area."""
 
 _COMPARED: dict[str, dict[str | tuple[float, float], float]] = {
-    "left": {"x": -_MARGIN},
-    "right": {"x": _MARGIN},
-    "top": {"y": -_MARGIN},
-    "bottom": {"y": _MARGIN},
-    "top left": {CORNERS[0]: -_MARGIN / 2},
-    "top right": {CORNERS[1]: -_MARGIN / 2},
-    "bottom left": {CORNERS[2]: -_MARGIN / 2},
-    "bottom right": {CORNERS[3]: -_MARGIN / 2},
-    "centre": {CORNERS[4]: -_MARGIN / 2},
-    "largest": {"size": 2 * CLEAR / math.log(Grammar.LARGER)},
-    "smallest": {"size": -2 * CLEAR / math.log(Grammar.LARGER)},
-    "nearest": {"away": -_MARGIN / 2},
+    "left": {"x": -_PER_SIDE},
+    "right": {"x": _PER_SIDE},
+    "top": {"y": -_PER_SIDE},
+    "bottom": {"y": _PER_SIDE},
+    "top left": {CORNERS[0]: -_PER_SIDE / 2},
+    "top right": {CORNERS[1]: -_PER_SIDE / 2},
+    "bottom left": {CORNERS[2]: -_PER_SIDE / 2},
+    "bottom right": {CORNERS[3]: -_PER_SIDE / 2},
+    "centre": {CORNERS[4]: -_PER_SIDE / 2},
+    "largest": {"size": _PER_SIZE},
+    "smallest": {"size": -_PER_SIZE},
+    "nearest": {"away": -_PER_SIDE / 2},
 }
-"""Worth for each unit of a trait, so that what the grammar just dares to name is `CLEAR` ahead of the next."""
+"""Worth for each unit of a trait, so that what the grammar just dares to name is `CLEAR` ahead of the next; its
+margin for corners, the centre and what is nearest is twice as wide."""
 
 _SIDES = {
     "all on the left": (-10.0, 0.0),
