@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsrefseg.features import of_each
 from rsrefseg.position import cell_centres
 
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
@@ -134,36 +133,31 @@ class Comparison(nn.Module):
 
     def forward(
         self,
-        clip: Tensor,
+        cells: Tensor,
         traits: Tensor,
         pooled: Tensor,
-        image_index: Tensor,
         logit: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Correct what expressions matched.
 
         Args:
-            clip: (b, c, g, g), the features of b images.
-            traits: (b, 3 + colours, g, g), of the same images, as `traits_of` has them.
+            cells: (n, c, g, g), the features of the image that each expression is about, a unit long.
+            traits: (n, 3 + colours, g, g), of the same images, as `traits_of` has them.
             pooled: (n, c), the expressions.
-            image_index: (n,) int64, which image each is about.
             logit: From a cosine to the logit that a cell is of what the words say.
 
         Returns:
             (n, g, g), to be added to the logits; in float32 at the least.
         """
-        with torch.autocast(clip.device.type, enabled=False):
-            wide = traits.dtype
-            words = functional.normalize(pooled.to(wide), dim=1)  # (n, c)
-            cells = of_each(functional.normalize(clip.to(wide), dim=1), image_index)  # (n, c, g, g)
+        with torch.autocast(cells.device.type, enabled=False):
+            words = functional.normalize(pooled.to(traits.dtype), dim=1)  # (n, c)
             asked = torch.stack([_through(self.kind, words), _through(self.landmark, words)], dim=1)
             asked = functional.normalize(asked, dim=2)  # (n, 2, c)
             alike = logit(torch.einsum("nchw,nkc->nkhw", cells, asked)) - self.threshold  # (n, 2, g, g)
             fits, marked = functional.logsigmoid(self.sharpness.exp() * alike).unbind(1)  # (n, g, g) each
-            seen = of_each(traits, image_index)  # (n, 3 + colours, g, g)
             # Where the landmark is: nothing is weighed against what fits, so it can be softer.
-            mark = ((FITS / 4 * marked.flatten(1)).softmax(1)[:, None] * seen[:, :2].flatten(2)).sum(2)  # (n, 2)
-            traits = agreed(seen, fits.exp())
+            mark = ((FITS / 4 * marked.flatten(1)).softmax(1)[:, None] * traits[:, :2].flatten(2)).sum(2)  # (n, 2)
+            traits = agreed(traits, fits.exp())
             place, size, colours = traits.split([2, 1, traits.shape[1] - 3], dim=1)
             points = torch.cat([mark[:, None], mark.new_tensor(CORNERS).expand(len(mark), -1, -1)], dim=1)
             away = torch.linalg.vector_norm(place[:, None] - points[..., None, None] + 1e-4, dim=2)  # (n, 6, g, g)

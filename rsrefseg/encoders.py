@@ -71,7 +71,10 @@ class _Pyramid(nn.Module):
         p8, p4 = trunk.pyramid
         self.down8, self.down4 = nn.Conv2d(c32, p8, 1), nn.Conv2d(p8, p4, 1)
         self.across8, self.across4 = nn.Conv2d(c8, p8, 1), nn.Conv2d(c4, p4, 1)
+        n8, n4 = trunk.refined
         self.mix8, self.mix4 = _conv(p8, p8), _conv(p4, p4)
+        self.refine8 = nn.Sequential(*(_Residual(p8) for _ in range(n8)))
+        self.refine4 = nn.Sequential(*(_Residual(p4) for _ in range(n4)))
         self.show8, self.show4 = nn.Conv2d(p8, decoder_dim // 4, 1), nn.Conv2d(p4, decoder_dim // 8, 1)
         for show in (self.show8, self.show4):
             nn.init.normal_(show.weight, std=0.02)  # whispers at first
@@ -88,8 +91,8 @@ class _Pyramid(nn.Module):
         Returns:
             (b, d / 4, S/8, S/8) and (b, d / 8, S/4, S/4).
         """
-        m8 = self.mix8(self.across8(x8) + _twice(self.down8(merged)))
-        m4 = self.mix4(self.across4(x4) + _twice(self.down4(m8)))
+        m8 = self.refine8(self.mix8(self.across8(x8) + _twice(self.down8(merged))))
+        m4 = self.refine4(self.mix4(self.across4(x4) + _twice(self.down4(m8))))
         return self.show8(m8), self.show4(m4)
 
 

@@ -20,6 +20,8 @@ class SharedTrunk:
     """Channels of the maps that carry what was understood back to strides 8 and 4."""
     colours: int
     """How many colours of objects it tells apart."""
+    refined: tuple[int, int] = (0, 0)
+    """Residual blocks on those maps, once they are understood; models of before have none."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ TINY = Preset(
     decoder_heads=8,
     decoder_mlp_dim=512,
     multimask_outputs=0,
-    image=SharedTrunk(channels=(32, 64, 128, 192), blocks=(1, 2, 3, 2), pyramid=(64, 32), colours=9),
+    image=SharedTrunk(channels=(32, 64, 128, 192), blocks=(1, 2, 3, 2), pyramid=(64, 32), colours=9, refined=(1, 2)),
     text=ClipText(layers=3, width=192, heads=4, positions=32, vocab_size=49408, embedding_rank=48),
     lora=None,
 )

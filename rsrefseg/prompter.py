@@ -138,19 +138,18 @@ class Prompter(nn.Module):
         Returns:
             (n, g, g) logits.
         """
-        matched = self._compared(image.clip, pooled[:, None], image_index)[:, 0]
-        return self._corrected(image, pooled, image_index, matched)
+        cells = _cells(image.clip, image_index)
+        matched = self._compared(cells, pooled[:, None])[:, 0]
+        return self._corrected(cells, of_each(image.traits, image_index), pooled, matched)
 
-    def _compared(self, clip: Tensor, words: Tensor, image_index: Tensor) -> Tensor:
+    def _compared(self, cells: Tensor, words: Tensor) -> Tensor:
         # (n, t, c) words, each with the cells of its own image: (n, t, g, g) logits.
-        wide = torch.promote_types(clip.dtype, torch.float32)  # logits of half precision would tie
-        cells = of_each(functional.normalize(clip.to(wide), dim=1), image_index)  # (n, c, g, g)
-        return self.logit(torch.einsum("nchw,ntc->nthw", cells, functional.normalize(words.to(wide), dim=2)))
+        return self.logit(torch.einsum("nchw,ntc->nthw", cells, functional.normalize(words.to(cells.dtype), dim=2)))
 
-    def _corrected(self, image: ImageFeatures, pooled: Tensor, image_index: Tensor, matched: Tensor) -> Tensor:
+    def _corrected(self, cells: Tensor, traits: Tensor, pooled: Tensor, matched: Tensor) -> Tensor:
         if self.comparison is None:
             return matched
-        correction: Tensor = self.comparison(image.clip, image.traits, pooled, image_index, self.logit)
+        correction: Tensor = self.comparison(cells, traits, pooled, self.logit)
         return matched + correction.to(matched.dtype)
 
     def _finest(self, pooled: Tensor) -> Tensor:
@@ -185,11 +184,13 @@ class Prompter(nn.Module):
         """
         clip = image.clip
         words = torch.cat([text.tokens, text.pooled[:, None]], dim=1)  # (n, t + 1, c): each word, then the whole
-        logits = self._compared(clip, words, image_index)  # (n, t + 1, g, g)
+        cells = _cells(clip, image_index)  # (n, c, g, g)
+        logits = self._compared(cells, words)  # (n, t + 1, g, g)
         likely = torch.sigmoid(logits[:, :-1])  # (n, t, g, g)
         valid = text.valid.to(likely.dtype)  # (n, t)
         mean = torch.einsum("nthw,nt->nhw", likely, valid / valid.sum(1, keepdim=True))  # (n, g, g)
-        activation = self._corrected(image, text.pooled, image_index, logits[:, -1])  # (n, g, g)
+        traits = of_each(image.traits, image_index)  # (n, k, g, g)
+        activation = self._corrected(cells, traits, text.pooled, logits[:, -1])  # (n, g, g)
         if searched is not None:
             activation = activation.where(searched, activation.clamp(max=NOWHERE))
         down = self.prompter_down_channel
@@ -201,3 +202,9 @@ class Prompter(nn.Module):
         x = x + fourier_position(frequencies, (x.shape[2], x.shape[3])).to(x.dtype)
         x = self.prompter_down_spatial(x)  # (n, d, g/4, g/4)
         return Prompts(x.flatten(2).transpose(1, 2), activation, self._finest(text.pooled))
+
+
+def _cells(clip: Tensor, image_index: Tensor) -> Tensor:
+    # Those of each expression's image, a unit long, (n, c, g, g); in half precision logits would tie.
+    wide = clip.to(torch.promote_types(clip.dtype, torch.float32))
+    return of_each(functional.normalize(wide, dim=1), image_index)

@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 KNOWN = 0.25
 """A row of the table of words at least so long, of the longest, is of a word that the text tower was taught."""
 
-READING = ("image_encoder.pyramid.", "image_encoder.traits.", "prompter.finest.")
-"""The parts that read classes and traits off the image features, by the start of their weights' names."""
+READING = ("image_encoder.pyramid.", "image_encoder.traits.", "prompter.finest.", "mask_decoder.output_")
+"""The last layers, which read classes, traits and masks off the features, by the start of their weights' names."""
 
 STATE, LOG, CURVES = "training.pt", "log.csv", "curves.png"
 
@@ -64,7 +64,7 @@ class Recipe:
     text_rate: float = 1.0
     """Learning rate of the text tower, as a share of that of the rest."""
     reading_rate: float = 1.0
-    """And of what reads classes and traits off the image features, `READING`: a few layers that learn fast."""
+    """And of what reads classes, traits and masks off the features, `READING`: a few layers that learn fast."""
     word_rate: float = 1.0
     """And of the words that it hardly knows, as a share of that of the tower."""
     weight_decay: float = 0.05
@@ -103,7 +103,7 @@ TINY_RECIPE = Recipe(
     warmup_steps=150,
     floor=0.01,
     text_rate=0.2,
-    reading_rate=3.0,
+    reading_rate=5.0,
     weight_decay=0.02,
     gradient_norm=1.0,
     ema_decay=0.995,

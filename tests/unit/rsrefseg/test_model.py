@@ -1,5 +1,6 @@
 import math
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,14 @@ def test_an_expression_gets_the_same_mask_alone_and_in_any_company(model, pixels
     together = model.low_res_logits(pixels, token_ids)
     alone = torch.cat([model.low_res_logits(pixels, [ids]) for ids in token_ids])
     torch.testing.assert_close(together, alone, atol=1e-9, rtol=0)
+
+
+def test_blocks_that_refine_maps_change_nothing_before_they_learn(model, pixels, token_ids, small):
+    refining = RSRefSeg(replace(small, image=replace(small.image, refined=(1, 2)))).eval()
+    refining.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(
+        refining.low_res_logits(pixels, token_ids), model.low_res_logits(pixels, token_ids), atol=1e-5, rtol=0
+    )
 
 
 def test_images_in_one_batch_do_not_see_each_other(model, pixels, token_ids):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import open_clip
 import pytest
@@ -10,7 +11,7 @@ from rsrefseg.errors import UnknownPreset
 from rsrefseg.layouts import asked_for, rsrefseg_of_upstream, sam_of_segment_anything, siglip_of_open_clip
 from rsrefseg.lora import is_adapter
 from rsrefseg.model import RSRefSeg
-from rsrefseg.presets import PRESETS, B, L, Preset
+from rsrefseg.presets import PRESETS, TINY, B, L, Preset
 from tests.unit.rsrefseg.published import published_on_meta
 
 TOTAL = {"b": (984_281_186, 16_649_520, 1_759), "l": (1_206_824_802, 20_585_776, 2_023)}
@@ -133,6 +134,20 @@ def test_the_text_tower_has_as_many_positions_as_siglip():
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_a_preset_survives_json(preset):
     assert Preset.from_dict(json.loads(json.dumps(preset.as_dict()))) == preset
+
+
+def test_a_model_of_before_has_no_blocks_that_refine_its_maps():
+    values = TINY.as_dict()
+    del values["image"]["refined"]
+    before = Preset.from_dict(values)
+    assert before == replace(TINY, image=replace(TINY.image, refined=(0, 0)))
+    names = RSRefSeg(before).state_dict().keys()
+    assert set(RSRefSeg(TINY).state_dict()) - set(names) == {
+        f"image_encoder.pyramid.{block}.{part}.{name}"
+        for block in ("refine8.0", "refine4.0", "refine4.1")
+        for part in ("first", "second")
+        for name in ("0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked")
+    }
 
 
 def test_a_tower_of_unknown_kind_is_refused():
