@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from rsrefseg.attention import CellAttention
 from rsrefseg.comparison import traits_of
 from rsrefseg.features import ImageFeatures, TextFeatures
 from rsrefseg.position import fourier_position
@@ -42,19 +43,6 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(x + self.second(self.first(x)))
-
-
-def _attention(channels: int, layers: int) -> nn.TransformerEncoder:
-    layer = nn.TransformerEncoderLayer(
-        channels,
-        nhead=4,
-        dim_feedforward=2 * channels,
-        dropout=0.0,
-        activation="gelu",
-        batch_first=True,
-        norm_first=True,
-    )
-    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
 
 class _Pyramid(nn.Module):
@@ -124,10 +112,10 @@ class SharedImageEncoder(nn.Module):
         self.stage8 = nn.Sequential(_conv(c4, c8, stride=2), *(_Residual(c8) for _ in range(n8)))
         self.stage16 = nn.Sequential(_conv(c8, c16, stride=2), *(_Residual(c16) for _ in range(n16)))
         self.stage32 = nn.Sequential(_conv(c16, c32, stride=2), *(_Residual(c32) for _ in range(n32)))
-        self.context = _attention(c32, layers=2)
+        self.context = CellAttention(c32, layers=2)
         self.merge = _conv(c16 + c32, c32)
         # Which of several is leftmost, largest or nearest is seen by comparing them, before any word is known.
-        self.peers = _attention(c32, layers=2)
+        self.peers = CellAttention(c32, layers=2)
         self.peers_gain = nn.Parameter(torch.full((c32, 1, 1), 0.1))
         self.to_clip = nn.Sequential(_conv(c32, c32), nn.Conv2d(c32, clip_dim, 1))
         self.place = nn.Conv2d(clip_dim, clip_dim, 1, bias=False)
@@ -174,7 +162,7 @@ class SharedImageEncoder(nn.Module):
             quarter=quarter,
         )
 
-    def _attended(self, attention: nn.TransformerEncoder, x: Tensor) -> Tensor:
+    def _attended(self, attention: CellAttention, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         x = x + fourier_position(self.context_frequencies, (h, w)).to(x.dtype)
         cells: Tensor = attention(x.flatten(2).transpose(1, 2))

@@ -20,6 +20,7 @@ from rsrefseg.position import fourier_of, fourier_position
 from rsrefseg.presets import Preset, SharedTrunk
 from rsrefseg.prompter import Prompter, Prompts
 from rsrefseg.towers import PairedImageEncoder
+from rsrefseg.upscaling import upscaled
 
 
 class Decoded(NamedTuple):
@@ -208,21 +209,10 @@ class RSRefSeg(nn.Module):
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None].expand(n, -1, -1)
         tokens = torch.cat([own, prompts.sparse.to(own.dtype)], dim=1)  # (n, 1 + masks + k, d)
         tokens, cells = decoder.transformer(sam + dense, position.to(sam.dtype).expand_as(sam), tokens)
-        cells = cells.transpose(1, 2).reshape(sam.shape)  # (n, d, S/16, S/16)
-        pixels = self._upscaled(cells, eighth, quarter)  # (n, d/8, S/4, S/4)
+        pixels = upscaled(decoder, cells.unflatten(1, (h, w)), eighth, quarter)  # (n, S/4, S/4, d/8)
         weights = decoder.output_hypernetworks_mlps[0](tokens[:, 1])  # (n, d/8)
-        logits = torch.einsum("nc,nchw->nhw", weights, pixels) + lean
+        logits = torch.einsum("nc,nhwc->nhw", weights, pixels) + lean
         return logits, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
-
-    def _upscaled(self, cells: Tensor, eighth: Tensor, quarter: Tensor) -> Tensor:
-        # The finer maps are added where SAM 2 adds them: before each activation.
-        if not quarter.shape[1]:
-            upscaled: Tensor = self.mask_decoder.output_upscaling(cells)
-            return upscaled
-        grow8, norm, bend8, grow4, bend4 = self.mask_decoder.output_upscaling
-        x = bend8(norm(grow8(cells) + eighth))  # (n, d/4, S/8, S/8)
-        pixels: Tensor = bend4(grow4(x) + quarter)  # (n, d/8, S/4, S/4)
-        return pixels
 
     def low_res_logits(self, image: Tensor, token_ids: Sequence[Tensor]) -> Tensor:
         """Segment below the tokenizer: the door for parity checks.

@@ -3,7 +3,7 @@ import torch
 from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
 from torch import nn
 
-from rsrefseg.attention import GridAttention
+from rsrefseg.attention import CellAttention, GridAttention
 from rsrefseg.lora import LoraLinear, adapt
 from rsrefseg.presets import Lora, SamVit
 from rsrefseg.towers import sam_image_encoder
@@ -95,3 +95,12 @@ def test_the_whole_encoder_is_segment_anythings():
     with torch.no_grad():
         expected = original(x)
         assert (ours(x) - expected).abs().max() < 1e-11 * expected.abs().max()
+
+
+def test_cells_attend_to_each_other_as_in_torchs_own_encoder():
+    layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    theirs = noisy(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)).double()
+    ours = CellAttention(16, 2).double()
+    ours.load_state_dict(theirs.state_dict())
+    cells = torch.randn(2, 30, 16, dtype=torch.float64)
+    torch.testing.assert_close(ours(cells), theirs(cells), atol=1e-12, rtol=0)
