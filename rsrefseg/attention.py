@@ -112,7 +112,7 @@ class CellAttention(nn.Module):
     """Layers of attention between all cells of an image, with nn.TransformerEncoder's parameters under their names.
 
     Without a gradient torch takes a fast path of its own, which holds all logits of an image at once: over 48 x 48
-    cells it takes four times as long as torch's kernel.
+    cells it takes twice as long as torch's kernel.
 
     Args:
         channels: Of the cells.
