@@ -108,6 +108,21 @@ class PromptAttention(transformer.Attention):  # type: ignore[misc]
                 module.__class__ = cls
 
 
+def self_attention(packed: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Let tokens attend to each other by torch's own kernel.
+
+    Args:
+        packed: (n, t, 3 * width), the queries, keys and values of each token beside each other.
+        heads: That share the width.
+        mask: (n, heads, t, t), added to the logits; None for nothing.
+
+    Returns:
+        (n, t, width).
+    """
+    q, k, v = packed.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (n, heads, t, width / heads)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
 class CellAttention(nn.Module):
     """Layers of attention between all cells of an image, with nn.TransformerEncoder's parameters under their names.
 
@@ -151,8 +166,6 @@ class _CellLayer(nn.Module):
     def forward(self, cells: Tensor) -> Tensor:
         own = self.self_attn
         packed = functional.linear(self.norm1(cells), own.in_proj_weight, own.in_proj_bias)  # (b, h * w, 3 * c)
-        q, k, v = packed.unflatten(2, (3, own.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (b, heads, h * w, c / heads)
-        attended = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (b, h * w, c)
-        cells = cells + own.out_proj(attended)
+        cells = cells + own.out_proj(self_attention(packed, own.num_heads))
         seen: Tensor = cells + self.linear2(functional.gelu(self.linear1(self.norm2(cells))))
         return seen

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rsrefseg.attention import GridAttention
+from rsrefseg.attention import GridAttention, self_attention
 from rsrefseg.features import ImageFeatures
 from rsrefseg.lora import adapt
 from rsrefseg.presets import Lora, PairedVits, SamVit, SiglipText, SiglipVision
@@ -122,12 +122,8 @@ class PackedAttention(nn.Module):
             (n, t, width), and no weights.
         """
         n, t, _ = query.shape
-        q, k, v = (
-            self.in_proj(query).view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )  # (n, heads, t, width / heads)
         mask = None if attn_mask is None else attn_mask.view(n, self.heads, t, t)
-        x = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (n, heads, t, width / heads)
-        return self.out_proj(x.transpose(1, 2).flatten(2)), None
+        return self.out_proj(self_attention(self.in_proj(query), self.heads, mask)), None
 
 
 def siglip_text(tower: SiglipText, width: int) -> TextTransformer:
