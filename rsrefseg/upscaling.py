@@ -1,4 +1,4 @@
-"""SAM's upscaling of what its decoder understood, as products of matrices: a fifth of the time on a CPU."""
+"""SAM's upscaling of what its decoder understood, as products of matrices, fast however the weights lie."""
 
 from __future__ import annotations
 
