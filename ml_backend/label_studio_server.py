@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from ml_backend.errors import StartFailed
+from workers.ports import free_port
 
 START_LIMIT_S = 180
 USERNAME = "admin@example.com"
@@ -100,18 +100,6 @@ class LabelStudioServer:
                 pass
             time.sleep(0.3)
         raise StartFailed(f"Label Studio did not answer within {START_LIMIT_S} s; its log is {self.log}")
-
-
-def free_port() -> int:
-    """Find a port that nothing listens on now.
-
-    Returns:
-        The port, on loopback.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _credentials(directory: Path) -> tuple[str, str]:

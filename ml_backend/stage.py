@@ -17,7 +17,8 @@ import httpx
 from rich.console import Console
 
 from ml_backend.errors import StartFailed
-from ml_backend.label_studio_server import LabelStudioServer, free_port
+from ml_backend.label_studio_server import LabelStudioServer
+from workers.ports import free_port
 from workers.queue import JobQueue
 from workers.settings import Settings
 

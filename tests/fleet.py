@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import httpx
 from rq import Queue, SimpleWorker
 
 from tests.with_redis.conftest import wait_for
+from workers.ports import free_port
 from workers.queue import JobQueue, connect
 from workers.redis_server import EmbeddedRedis
 from workers.settings import Settings
@@ -80,8 +80,7 @@ class Fleet:
     """One Redis, and whatever of ours is started on it."""
 
     def __init__(self, directory: Path, redis: EmbeddedRedis, label_studio_url: str, key: str, **settings: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         ours = {
             "REDIS_URL": redis.url,
             "LABEL_STUDIO_URL": label_studio_url,

@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from workers.errors import RedisServerError
+from workers.ports import free_port
 
 log = logging.getLogger(__name__)
 
@@ -241,8 +241,7 @@ def _client(url: str) -> Redis:
 
 
 def _new_url() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"redis://:{secrets.token_urlsafe(32)}@127.0.0.1:{free.getsockname()[1]}/0"
+    return f"redis://:{secrets.token_urlsafe(32)}@127.0.0.1:{free_port()}/0"
 
 
 def _read_url(directory: Path) -> str:

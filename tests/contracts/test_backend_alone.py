@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from tests.need import need_backend_python
+from workers.ports import free_port
 
 
 @pytest.fixture
@@ -44,9 +44,7 @@ def test_the_model_for_the_official_server_says_what_it_lacks(python: Path):
 
 def test_the_web_process_imports_nothing_before_it_listens_that_it_may_never_need(python: Path, tmp_path: Path):
     """Each of these takes longer than all the rest: the process listens after about a second of one core."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RSREFSEG_", "REDIS_", "LABEL_STUDIO_"))}
     ours = {"RSREFSEG_PORT": str(port), "RSREFSEG_DATA": str(tmp_path), "PYTHONPROFILEIMPORTTIME": "1"}
     start(python, port, kept | ours)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sysconfig
 import time
@@ -19,6 +18,7 @@ from playwright.sync_api import Page
 from ml_backend.label_studio_server import LabelStudioServer
 from tests.need import need_label_studio
 from tests.with_label_studio.browser import logged_in
+from workers.ports import free_port
 
 PATIENCE_S = 180.0
 
@@ -128,9 +128,7 @@ def fleet(label_studio: LabelStudioServer, tmp_path: Path) -> Iterator[Fleet]:
 
 def fleet_of(label_studio: LabelStudioServer, directory: Path) -> Fleet:
     """A fleet that keeps everything in one folder, and has no REDIS_URL, so that it shares the embedded one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RSREFSEG_", "REDIS_", "LABEL_STUDIO_"))}
     environment = inherited | {
         "LABEL_STUDIO_URL": label_studio.url,

@@ -23,6 +23,7 @@ from tests.factories import make_answer, make_image_uri, make_job
 from tests.stand_in_label_studio import KEY, stand_in_label_studio
 from tests.with_redis.conftest import requests_in, wait_for
 from workers.failures import Failure, FailureList
+from workers.ports import free_port
 from workers.queue import JobQueue
 from workers.redis_server import EmbeddedRedis
 from workers.settings import Settings
@@ -133,8 +134,7 @@ def test_a_redis_that_is_away_is_a_number_and_no_error(tmp_path: Path) -> None:
 
 
 def test_all_workers_of_a_command_are_on_one_address(queue: JobQueue, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     ours = {
         "REDIS_URL": str(queue.settings.redis_url),
         "RSREFSEG_DATA": str(tmp_path),

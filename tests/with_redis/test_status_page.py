@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from tests.stand_in_label_studio import KEY, StandInLabelStudio
 from tests.with_redis.conftest import CONFIG, WorkerProcess, requests_in, wait_for
 from workers.contract import PredictJob
 from workers.failures import Failure
+from workers.ports import free_port
 from workers.queue import JobQueue
 from workers.redis_server import EmbeddedRedis
 from workers.registry import Comparison, Registry, Verdict
@@ -267,8 +267,7 @@ def test_in_a_browser_without_javascript_on_a_desk_and_on_a_phone(queue: JobQueu
     fail(queue, 1, 2, reason="The image at /data/local-files/?d=harbour/7.png does not answer.")
     draw_one(queue)
     teach(queue, 40.0, 45.0, 43.0)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     shared = queue.settings
     ours = {
         "REDIS_URL": str(shared.redis_url),

@@ -24,6 +24,7 @@ from rq import SimpleWorker
 from tests.conftest import ImageHost
 from tests.factories import make_png
 from tests.with_redis.conftest import wait_for
+from workers.ports import free_port
 from workers.queue import JobQueue
 from workers.redis_server import EmbeddedRedis
 from workers.settings import Settings
@@ -58,8 +59,7 @@ class WebProcess:
 
 @pytest.fixture
 def web(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[WebProcess]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path / "web.log"
     ours = {"REDIS_URL": redis_server.url, "RSREFSEG_PORT": str(port), "RSREFSEG_OPEN_WAIT_S": "1"}
     with log.open("wb") as file:
