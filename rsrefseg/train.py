@@ -31,6 +31,7 @@ from rsrefseg.evaluate import Evaluation
 from rsrefseg.heads import head_names
 from rsrefseg.lessons import Lesson
 from rsrefseg.model import RSRefSeg
+from rsrefseg.muon import Muon, steps_by_muon
 from rsrefseg.predictor import Predictor
 from rsrefseg.presets import SharedTrunk, preset_named
 from rsrefseg.tokenizer import Tokenize, tokenizer_for
@@ -67,6 +68,8 @@ class Recipe:
     """And of what reads classes, traits and masks off the features, `READING`: a few layers that learn fast."""
     word_rate: float = 1.0
     """And of the words that it hardly knows, as a share of that of the tower."""
+    muon: bool = False
+    """Whether what maps features to features takes Muon's steps in place of AdamW's (`rsrefseg.muon`)."""
     weight_decay: float = 0.05
     gradient_norm: float | None = None
     """Gradients longer than this are shortened to it; None leaves them."""
@@ -104,6 +107,7 @@ TINY_RECIPE = Recipe(
     floor=0.01,
     text_rate=0.2,
     reading_rate=5.0,
+    muon=True,
     weight_decay=0.02,
     gradient_norm=1.0,
     ema_decay=0.995,
@@ -197,19 +201,24 @@ class Trainer:
         self._learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._average: dict[str, Tensor] | None = None
         self._words: nn.Parameter | None = None
-        groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        groups: dict[tuple[bool, float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self._learnt.items():
             share = recipe.text_rate if name.startswith("text_encoder.") else 1.0
             share *= recipe.reading_rate if name.startswith(READING) else 1.0
             if recipe.word_rate != 1 and name.endswith("token_embedding.table.weight"):
                 share *= recipe.word_rate
                 self._words = parameter
-            groups[share, recipe.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
-        self._optimiser = torch.optim.AdamW(
-            [{"params": group, "weight_decay": decay, "share": share} for (share, decay), group in groups.items()],
-            lr=recipe.learning_rate,
-            fused=True,
-        )
+            decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+            groups[recipe.muon and steps_by_muon(name, parameter), share, decay].append(parameter)
+        by_adamw: list[dict[str, Any]] = []
+        by_muon: list[dict[str, Any]] = []
+        for (muon, share, decay), group in groups.items():
+            (by_muon if muon else by_adamw).append({"params": group, "weight_decay": decay, "share": share})
+        self._optimisers: dict[str, torch.optim.Optimizer] = {
+            "optimiser": torch.optim.AdamW(by_adamw, lr=recipe.learning_rate, fused=True)
+        }
+        if by_muon:
+            self._optimisers["muon"] = Muon(by_muon, lr=recipe.learning_rate)
         if self._words is not None:
             lengths = self._words.detach().norm(dim=1)
             self._known_words = (lengths > KNOWN * lengths.max()).nonzero()[:, 0]
@@ -239,8 +248,9 @@ class Trainer:
         """
         # So that dropout does not depend on what came before: a resumed run draws what the unbroken one drew.
         torch.manual_seed((self.recipe.seed << 32) + self.step * self.team.size + self.team.rank)
-        for group in self._optimiser.param_groups:
-            group["lr"] = group["share"] * self.recipe.rate_at(self.step)
+        for optimiser in self._optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = group["share"] * self.recipe.rate_at(self.step)
         # Where a model is taught further, its norms stay as they are: a few images are no statistics.
         self.model.train(self._base is None)
         if self.recipe.freeze_norms:
@@ -258,7 +268,7 @@ class Trainer:
         if self.recipe.gradient_norm is not None:
             nn.utils.clip_grad_norm_(list(self._learnt.values()), self.recipe.gradient_norm)
         self._take_step()
-        self._optimiser.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         self._follow()
         self.step += 1
         return float(total)
@@ -266,12 +276,11 @@ class Trainer:
     @torch.no_grad()
     def _take_step(self) -> None:
         # A table has one rate for the optimiser: known words go back most of the way.
-        if self._words is None:
-            self._optimiser.step()
-            return
-        before = self._words[self._known_words]
-        self._optimiser.step()
-        self._words[self._known_words] = before.lerp(self._words[self._known_words], 1 / self.recipe.word_rate)
+        before = None if self._words is None else self._words[self._known_words]
+        for optimiser in self._optimisers.values():
+            optimiser.step()
+        if self._words is not None and before is not None:
+            self._words[self._known_words] = before.lerp(self._words[self._known_words], 1 / self.recipe.word_rate)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -314,7 +323,7 @@ class Trainer:
             Whether there was anything to go on from.
 
         Raises:
-            BadRequest: If the run was another model's.
+            BadRequest: If the run was another model's, or took other steps.
         """
         path = self._out / STATE
         if not path.exists():
@@ -322,9 +331,12 @@ class Trainer:
         state = torch.load(path, weights_only=True, map_location=self.device)
         if {k: v.shape for k, v in state["model"].items()} != {k: v.shape for k, v in self._kept().items()}:
             raise BadRequest(f"{path} is of a run of another preset: choose another folder")
+        if any(name not in state for name in self._optimisers):
+            raise BadRequest(f"{path} is of a run that took no steps by Muon: choose another folder")
         self.model.load_state_dict(state["model"], strict=False)
         self._average = state["average"]
-        self._optimiser.load_state_dict(state["optimiser"])
+        for name, optimiser in self._optimisers.items():
+            optimiser.load_state_dict(state[name])
         self.step, self.best = state["step"], state["best"]
         return True
 
@@ -342,7 +354,7 @@ class Trainer:
         state = {
             "model": self._kept(),
             "average": self._average,
-            "optimiser": self._optimiser.state_dict(),
+            **{name: optimiser.state_dict() for name, optimiser in self._optimisers.items()},
             "step": self.step,
             "best": self.best,
         }
