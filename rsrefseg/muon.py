@@ -52,8 +52,9 @@ class Muon(torch.optim.Muon):
 
     def _take(self, *_: object) -> None:
         for weight, matrix in self._pairs():
-            # Anew each time: the weights may have moved to another device, and layouts other than rows make a copy.
-            matrix.data = weight.detach().flatten(1)
+            # Anew each time, since weights may have moved to another device; a copy, since only some layouts in memory
+            # can be seen as a matrix.
+            matrix.data = weight.detach().flatten(1).clone()
             matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
 
     @torch.no_grad()

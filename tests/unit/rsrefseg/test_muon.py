@@ -13,7 +13,8 @@ from rsrefseg.muon import Muon, steps_by_muon
 @pytest.fixture
 def layers() -> nn.ModuleList:
     torch.manual_seed(0)
-    return nn.ModuleList([nn.Conv2d(24, 32, 3, bias=False), nn.ConvTranspose2d(32, 16, 2, bias=False)])
+    kinds = ((nn.Conv2d, 24, 32, 3), (nn.Conv2d, 48, 32, 1), (nn.ConvTranspose2d, 32, 16, 2))
+    return nn.ModuleList([layer(i, o, side, bias=False) for layer, i, o, side in kinds])
 
 
 def slope(layers: nn.ModuleList, seed: int) -> None:
