@@ -19,7 +19,7 @@ def free_port() -> int:
     Raises:
         OSError: If a hundred ports are taken, one after the other.
     """
-    for _ in range(99):
+    for _ in range(100):
         port = secrets.choice(PORTS)
         try:
             socket.create_server(("127.0.0.1", port)).close()
