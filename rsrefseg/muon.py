@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,10 +39,11 @@ class Muon(torch.optim.Muon):
         lr: Learning rate.
     """
 
-    def __init__(self, groups: Iterable[Mapping[str, Any]], lr: float) -> None:
-        groups = list(groups)
+    def __init__(self, groups: Sequence[Mapping[str, Any]], lr: float) -> None:
         self._weights: list[nn.Parameter] = [weight for group in groups for weight in group["params"]]
-        matrices = [{**group, "params": [_matrix_of(weight) for weight in group["params"]]} for group in groups]
+        matrices = [
+            {**group, "params": [nn.Parameter(w.detach().flatten(1)) for w in group["params"]]} for group in groups
+        ]
         super().__init__(matrices, lr=lr, adjust_lr_fn="match_rms_adamw")
         self.register_step_pre_hook(self._take)
         self.register_step_post_hook(self._give)
@@ -62,7 +63,3 @@ class Muon(torch.optim.Muon):
         for weight, matrix in self._pairs():
             weight.copy_(matrix.view(weight.shape))
             matrix.grad = None
-
-
-def _matrix_of(weight: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(weight.detach().flatten(1))

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from workers.ports import free_port
-
 
 class Answering:
     """Beside `BaseHTTPRequestHandler`: answers in one piece, and writes no log."""
@@ -29,12 +27,10 @@ class Answering:
 
 @contextmanager
 def serving(
-    handler: type[BaseHTTPRequestHandler],
-    port: int | None = None,
-    server: type[ThreadingHTTPServer] = ThreadingHTTPServer,
+    handler: type[BaseHTTPRequestHandler], port: int = 0, server: type[ThreadingHTTPServer] = ThreadingHTTPServer
 ) -> Iterator[str]:
     """Serve in a thread; yields the URL."""
-    with server(("127.0.0.1", port or free_port()), handler) as running:
+    with server(("127.0.0.1", port), handler) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
         try:

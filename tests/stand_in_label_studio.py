@@ -315,7 +315,7 @@ def _invalid(reason: str) -> Answer:
 
 
 @contextmanager
-def stand_in_label_studio(port: int | None = None, *, keep_alive: bool = False) -> Iterator[StandInLabelStudio]:
+def stand_in_label_studio(port: int = 0, *, keep_alive: bool = False) -> Iterator[StandInLabelStudio]:
     """Run one on loopback; connections that are kept make it faster, and stay until their clients end."""
     held = StandInLabelStudio()
 

@@ -32,6 +32,7 @@ from tests.stand_in_label_studio import (
 )
 from tests.with_redis.conftest import wait_for
 from workers.contract import Answer, Ask, Chunk, Output, OutputType, PredictJob
+from workers.ports import free_port
 from workers.queue import JobQueue
 from workers.redis_server import EmbeddedRedis
 
@@ -162,8 +163,9 @@ def test_a_create_that_is_carried_out_late_is_found_and_removed(
 
 
 def test_label_studio_that_is_down_for_a_while_gets_its_prediction_when_it_is_back(queue: JobQueue) -> None:
-    with stand_in_label_studio() as gone:
-        port = int(gone.url.rpartition(":")[2])
+    port = free_port()
+    with stand_in_label_studio(port) as gone:
+        pass
     courier = Courier(queue, LabelStudio(gone.url, KEY, timeout_s=1), HURRY)
     outcome: list[Retry | None] = []
     delivery = threading.Thread(target=lambda: outcome.append(courier.deliver(make_answer())))

@@ -26,8 +26,7 @@ def slope(layers: nn.ModuleList, seed: int) -> None:
 
 
 def test_every_direction_of_a_convolution_moves_about_as_far_as_the_next(layers):
-    optimiser = Muon([{"params": list(layers.parameters())}], lr=1e-2)
-    optimiser.param_groups[0]["weight_decay"] = 0.0
+    optimiser = Muon([{"params": list(layers.parameters()), "weight_decay": 0.0}], lr=1e-2)
     before = copy.deepcopy(layers)
     slope(layers, 0)
     optimiser.step()
